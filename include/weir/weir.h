@@ -1,0 +1,245 @@
+/* weir: an LLM worker as a library.
+ *
+ * A weir_model is an open model file: weights, tokeniser, metadata. It is immutable after weir_model_open and may be shared by
+ * threads. A weir_engine owns the thread that generates, the queue in front of it and the KV cache behind it. A weir_job is one
+ * request: submitted with token ids, it yields events (text chunks, then exactly one END or ERROR) through a bounded channel.
+ * A weir_chat is a compiled chat template.
+ *
+ *     weir_model *model = NULL; weir_engine *engine = NULL; weir_job *job = NULL; weir_error err = {0};
+ *     weir_model_open(&model, "model.gguf", NULL, &err);
+ *     weir_engine_open(&engine, model, NULL, &err);
+ *     weir_request req; weir_request_init(&req);
+ *     req.tokens = ids; req.n_tokens = n; req.max_tokens = 64;
+ *     weir_job_submit(engine, &req, &job, &err);
+ *     weir_event ev;
+ *     while (weir_job_wait(job, &ev, -1) > 0 && ev.type == WEIR_EVENT_TOKEN) fwrite(ev.text, 1, ev.text_bytes, stdout);
+ *     weir_job_release(&job); weir_engine_close(&engine); weir_model_close(&model);
+ *
+ * Every `_close`/`_release` takes the address of the handle, accepts NULL and half-built objects, and sets the handle to NULL.
+ * Strings are UTF-8 and end in NUL unless a length is given. The library never prints, exits or aborts. */
+#ifndef WEIR_H
+#define WEIR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "weir_error.h"
+#include "weir_version.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- model ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct weir_model weir_model;
+
+/* Called on the opening thread while a model loads; `done` and `total` are bytes of weights. Return false to stop loading
+ * (weir_model_open then fails with WEIR_E_CANCELLED). */
+typedef bool (*weir_progress_fn)(void *user, uint64_t done, uint64_t total);
+
+typedef struct weir_model_options {
+    int32_t n_threads;         /* threads that pack weights; 0 = as many as the cgroup quota and affinity allow */
+    bool vocab_only;           /* tokeniser and metadata only; weir_engine_open then fails with WEIR_E_INVALID */
+    weir_progress_fn progress; /* may be NULL */
+    void *progress_user;
+} weir_model_options;
+
+typedef struct weir_model_info {
+    const char *path;          /* as given */
+    const char *architecture;  /* general.architecture */
+    const char *name;          /* general.name, or the file's base name */
+    const char *file_type;     /* for example "Q4_K_M", or the most common tensor type */
+    const char *chat_template; /* tokenizer.chat_template, or NULL */
+    const char *cpu_level;     /* kernels in use: "reference", "avx2", "avx512" */
+    int32_t n_vocab, n_ctx_train, d_model, n_layer, n_head, n_head_kv, d_head;
+    uint64_t n_params;         /* weights, counted over all tensors */
+    uint64_t weight_bytes;     /* bytes of the tensors in the file(s) */
+    uint64_t packed_bytes;     /* bytes of memory the packed weights take */
+} weir_model_info;
+
+/* Opens a GGUF file (or the first part of a split one). `options` may be NULL. On failure *out is NULL. Errors: WEIR_E_IO
+ * (cannot be opened or mapped), WEIR_E_FORMAT (malformed), WEIR_E_UNSUPPORTED (architecture, tensor type, tokeniser),
+ * WEIR_E_NOMEM, WEIR_E_CANCELLED. Any thread. */
+int weir_model_open(weir_model **out, const char *path, const weir_model_options *options, weir_error *err);
+/* The engines and chats made from the model must be closed first. */
+void weir_model_close(weir_model **model);
+/* Valid until the model is closed. */
+const weir_model_info *weir_model_get_info(const weir_model *model);
+
+/* Token ids of `text[n_bytes]`. `add_special` adds BOS/EOS where the model asks for it; `parse_special` turns the text of
+ * control tokens into their ids. Writes at most `capacity` ids to `tokens` (which may be NULL when capacity is 0) and returns
+ * the full count, which may exceed `capacity`; or WEIR_E_NOMEM. Any thread. */
+int64_t weir_tokenize(const weir_model *model, const char *text, size_t n_bytes, bool add_special, bool parse_special,
+                      int32_t *tokens, size_t capacity);
+/* Bytes of one token, not necessarily whole UTF-8, not NUL-terminated; valid until the model is closed. `*n_bytes` gets the
+ * length. Control tokens give their text when `special`, else nothing. NULL with *n_bytes = 0 for an id out of range. */
+const char *weir_token_bytes(const weir_model *model, int32_t token, bool special, size_t *n_bytes);
+/* Text of `tokens[n]` with the tokeniser's clean-up rules (the leading space of SPM is removed). The caller frees *text with
+ * free(). Invalid ids give WEIR_E_INVALID. */
+int weir_detokenize(const weir_model *model, const int32_t *tokens, size_t n, bool special, char **text, size_t *n_bytes,
+                    weir_error *err);
+bool weir_token_is_eog(const weir_model *model, int32_t token); /* ends a generation (EOS, EOT, ...) */
+int32_t weir_token_bos(const weir_model *model);                /* -1 when the model has none */
+int32_t weir_token_eos(const weir_model *model);                /* -1 when the model has none */
+bool weir_model_adds_bos(const weir_model *model);
+
+/* ---- chat templates --------------------------------------------------------------------------------------------------- */
+
+typedef struct weir_chat weir_chat;
+
+/* Compiles the Jinja template `source`. `bos` and `eos` are the texts of those tokens ("" when the model has none).
+ * Errors: WEIR_E_FORMAT with line and column in the message, WEIR_E_LIMIT, WEIR_E_NOMEM. */
+int weir_chat_open(weir_chat **out, const char *source, const char *bos, const char *eos, weir_error *err);
+void weir_chat_close(weir_chat **chat);
+/* Renders a conversation. `variables_json[n_bytes]` is a JSON object holding `messages` and whatever else the template reads
+ * (`tools`, `documents`, `add_generation_prompt`, chat_template_kwargs); bos_token and eos_token are added when it lacks them.
+ * The caller frees *text with free(). Errors: WEIR_E_INVALID (the template raised an exception, or JSON is not an object),
+ * WEIR_E_LIMIT (time, memory or depth bound), WEIR_E_NOMEM. Any thread; one weir_chat may render on several at once. */
+int weir_chat_render(const weir_chat *chat, const char *variables_json, size_t n_bytes, char **text, size_t *text_bytes,
+                     weir_error *err);
+
+/* ---- engine ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct weir_engine weir_engine;
+
+typedef struct weir_engine_options {
+    int32_t n_threads;     /* compute threads; 0 = as many as the cgroup quota and affinity allow */
+    int32_t n_ctx;         /* longest sequence in tokens; 0 = the model's training context, at most what the KV cache holds */
+    int32_t n_parallel;    /* sequences that run at once; 0 = 64 */
+    int32_t n_batch;       /* most tokens in one step; 0 = 512 */
+    int32_t max_queue;     /* requests that may wait; 0 = 4096, -1 = unbounded */
+    int64_t kv_cache_bytes; /* size of the KV slab; 0 = room for 4 full contexts, at most a quarter of the free memory */
+} weir_engine_options;
+
+/* Starts the engine thread and its compute pool. `options` may be NULL. The model must outlive the engine.
+ * Errors: WEIR_E_NOMEM (with the size that did not fit), WEIR_E_INVALID, WEIR_E_INTERNAL (threads). */
+int weir_engine_open(weir_engine **out, weir_model *model, const weir_engine_options *options, weir_error *err);
+/* Cancels all jobs (each gets its terminal event, WEIR_E_CLOSED), joins the threads, frees. Jobs not yet released stay valid
+ * for reading until released. */
+void weir_engine_close(weir_engine **engine);
+/* Refuses new jobs from now on (WEIR_E_CLOSED); those that run go on. Any thread. */
+void weir_engine_drain(weir_engine *engine);
+
+/* A snapshot of counters, each monotone unless marked as a gauge. Never blocks the engine. Any thread. */
+typedef struct weir_stats {
+    uint64_t n_running, n_waiting;         /* gauges: requests */
+    uint64_t n_submitted, n_finished, n_cancelled, n_failed, n_refused;
+    uint64_t prompt_tokens, cached_tokens, output_tokens, n_steps;
+    uint64_t prompt_us, output_us;         /* engine time spent in prefill and in decode */
+    uint64_t kv_tokens_used, kv_tokens_total; /* gauges */
+} weir_stats;
+void weir_engine_get_stats(const weir_engine *engine, weir_stats *stats);
+/* The longest sequence (prompt and output) in tokens that one request may have. */
+int32_t weir_engine_n_ctx(const weir_engine *engine);
+
+/* ---- jobs ------------------------------------------------------------------------------------------------------------- */
+
+typedef struct weir_job weir_job;
+
+typedef struct weir_logit_bias {
+    int32_t token;
+    float bias; /* added to the logit; -INFINITY bans the token */
+} weir_logit_bias;
+
+typedef struct weir_sampling {
+    float temperature;         /* 0 = greedy */
+    int32_t top_k;             /* 0 = off */
+    float top_p;               /* 1 = off */
+    float min_p;               /* 0 = off; drops tokens with p < min_p * p_max */
+    float repetition_penalty;  /* 1 = off; divides positive logits, multiplies negative ones (Keskar et al. 2019) */
+    float frequency_penalty;   /* 0 = off; subtracted once per occurrence */
+    float presence_penalty;    /* 0 = off; subtracted once if the token occurred */
+    int32_t penalty_last_n;    /* how many of the last tokens, prompt included, the penalties see; -1 = all */
+    uint64_t seed;
+    const weir_logit_bias *logit_bias; /* copied at submission; may be NULL */
+    size_t n_logit_bias;
+} weir_sampling;
+
+/* Called when the job's channel goes from empty to non-empty, on the engine thread: it must return at once and must not call
+ * into the job or the engine. */
+typedef void (*weir_notify_fn)(void *user, weir_job *job);
+
+typedef struct weir_request {
+    const int32_t *tokens;   /* prompt, copied at submission; at least one */
+    size_t n_tokens;
+    int32_t max_tokens;      /* most tokens to sample; -1 = up to the end of the context */
+    weir_sampling sampling;
+    const char *const *stop; /* stop strings, copied at submission; the matched text is not emitted */
+    size_t n_stop;
+    bool ignore_eos;         /* bans every end-of-generation token */
+    bool special;            /* emit the text of control tokens */
+    int32_t n_top_logprobs;  /* alternatives reported with each token event, 0..20; -1 = no log probabilities at all */
+    int64_t timeout_ms;      /* 0 = none; counted from submission, ends the job with WEIR_E_TIMEOUT */
+    const char *request_id;  /* for the log; copied; may be NULL */
+    weir_notify_fn notify;   /* may be NULL */
+    void *notify_user;
+} weir_request;
+
+/* Defaults: temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, penalties off over the last 64 tokens, seed 0, max_tokens -1,
+ * n_top_logprobs -1. */
+void weir_request_init(weir_request *request);
+
+typedef enum weir_stop_reason {
+    WEIR_STOP_NONE,      /* the job ended with an error */
+    WEIR_STOP_EOS,       /* an end-of-generation token (not emitted) */
+    WEIR_STOP_LENGTH,    /* max_tokens or the end of the context */
+    WEIR_STOP_SEQUENCE,  /* a stop string */
+} weir_stop_reason;
+
+typedef struct weir_top_logprob {
+    int32_t token;
+    float logprob; /* natural logarithm, of the distribution before temperature and truncation */
+} weir_top_logprob;
+
+typedef enum weir_event_type { WEIR_EVENT_TOKEN, WEIR_EVENT_END, WEIR_EVENT_ERROR } weir_event_type;
+
+typedef struct weir_timings {
+    int32_t n_prompt, n_cached, n_output; /* tokens; n_cached of n_prompt came from the prefix cache */
+    int64_t queue_us, prefill_us, decode_us; /* prefill ends with the first sampled token */
+} weir_timings;
+
+/* Whole code points only; text is held back only while it ends inside one or might begin a stop string. One event stands for
+ * `n_tokens` sampled tokens, one unless text was held back. Concatenating the text of all events gives the whole answer. */
+typedef struct weir_event {
+    weir_event_type type;
+    /* TOKEN */
+    uint32_t index;       /* 0, 1, 2, ... */
+    const char *text;     /* valid until the next call on the job; never empty; NUL-terminated */
+    size_t text_bytes;
+    uint32_t n_tokens;
+    const int32_t *tokens;               /* [n_tokens] */
+    const float *logprobs;               /* [n_tokens], or NULL */
+    const weir_top_logprob *top_logprobs; /* [n_tokens][n_top_logprobs], or NULL */
+    /* END (and ERROR: timings so far) */
+    weir_stop_reason stop_reason;
+    const char *stop_text; /* the stop string that matched, or NULL */
+    weir_timings timings;
+    /* ERROR */
+    int code;            /* WEIR_E_CANCELLED, WEIR_E_TIMEOUT, WEIR_E_CLOSED, WEIR_E_NOMEM, WEIR_E_INTERNAL, ... */
+    const char *message; /* valid until the job is released */
+} weir_event;
+
+/* Queues a request and returns at once. On success the caller owns *out and must release it. Errors (and *out NULL):
+ * WEIR_E_INVALID (no tokens, an id out of range, a sampling value that is not finite), WEIR_E_CONTEXT (the prompt does not fit;
+ * the message has both numbers), WEIR_E_QUEUE_FULL, WEIR_E_CLOSED, WEIR_E_NOMEM. Any thread. */
+int weir_job_submit(weir_engine *engine, const weir_request *request, weir_job **out, weir_error *err);
+/* Takes the next event: 1 = *event is filled, 0 = none yet, or the terminal event was taken already. One reader thread. */
+int weir_job_poll(weir_job *job, weir_event *event);
+/* As weir_job_poll, but waits up to `timeout_ms` (-1 = forever). Returns 0 at once after the terminal event was taken. */
+int weir_job_wait(weir_job *job, weir_event *event, int64_t timeout_ms);
+/* Asks the engine to stop the job: within one layer of a prefill, one step of a decode, at once in the queue. The channel then
+ * ends with an ERROR event, WEIR_E_CANCELLED, unless it had ended already. Idempotent. Any thread. */
+void weir_job_cancel(weir_job *job);
+/* Cancels if still running, then drops the caller's reference. `notify` is not called once this returned. Any thread. */
+void weir_job_release(weir_job **job);
+/* Position in the queue (0 = next), -1 once running or ended. */
+int64_t weir_job_queue_position(const weir_job *job);
+/* Tokens sampled so far. Any thread. */
+int32_t weir_job_n_output(const weir_job *job);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

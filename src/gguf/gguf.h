@@ -1,0 +1,83 @@
+/* GGUF v2/v3 files: parsing a byte range into a checked directory of metadata and tensors, and mapping files.
+ * gguf_parse is a pure function over (bytes, n_bytes) with a bounds-checked cursor: every count, length, offset and size is
+ * checked against the range before it is used, so nothing in a file can make it read outside, allocate absurdly, loop or crash.
+ * Knows nothing of architectures, tokenisers or what keys mean (except `general.alignment` and `split.*`).
+ * Immutable after opening; any thread. */
+#ifndef WEIR_GGUF_H
+#define WEIR_GGUF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quant/quant.h"
+#include "weir/weir_error.h"
+
+enum { GGUF_MAX_DIMS = 4, GGUF_MAX_NAME = 128 };
+
+typedef enum gguf_value_type {
+    GGUF_UINT8 = 0, GGUF_INT8 = 1, GGUF_UINT16 = 2, GGUF_INT16 = 3, GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6,
+    GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10, GGUF_INT64 = 11, GGUF_FLOAT64 = 12,
+} gguf_value_type;
+
+typedef struct gguf_string {
+    const char *text; /* inside the mapping; not NUL-terminated; any bytes */
+    size_t n_bytes;
+} gguf_string;
+
+typedef struct gguf_key_value {
+    gguf_string key;
+    gguf_value_type type;
+    gguf_value_type item_type;  /* arrays: never GGUF_ARRAY, nested arrays are refused */
+    uint64_t n_items;           /* arrays: the count; else 1 */
+    const unsigned char *data;  /* first value, unaligned, inside the mapping */
+    const gguf_string *strings; /* string and array of strings: [n_items]; else NULL */
+} gguf_key_value;
+
+typedef struct gguf_tensor {
+    gguf_string name;
+    uint32_t n_dims;
+    uint64_t dims[GGUF_MAX_DIMS]; /* dims[0] is the fastest: the row length K; unused ones are 1 */
+    const quant_format *format;   /* never NULL: a type that the table lacks is refused by the parser */
+    uint64_t n_values, n_bytes;
+    uint64_t file_offset;         /* of the data in its file, for messages */
+    const unsigned char *data;    /* inside the mapping; n_bytes are readable; NULL when parsed without data */
+    uint16_t part;                /* which file of a split model */
+} gguf_tensor;
+
+typedef struct gguf gguf;
+
+/* Maps `path` and parses it. A first part of a split model (name-00001-of-0000N.gguf, `split.count` > 1) brings in the other
+ * parts, which must agree. Errors: WEIR_E_IO (place = path), WEIR_E_FORMAT (place = path and byte offset, key or tensor),
+ * WEIR_E_UNSUPPORTED (version, big endian, unknown tensor type), WEIR_E_NOMEM. On failure *out is NULL. */
+int gguf_open(gguf **out, const char *path, weir_error *err);
+/* Parses a byte range that the caller keeps alive and unchanged until gguf_close. `name` is used in messages. */
+int gguf_parse(gguf **out, const void *bytes, size_t n_bytes, const char *name, weir_error *err);
+void gguf_close(gguf **g);
+
+uint32_t gguf_version(const gguf *g);
+uint32_t gguf_n_parts(const gguf *g);
+uint64_t gguf_file_bytes(const gguf *g); /* of all parts */
+const char *gguf_path(const gguf *g);
+size_t gguf_n_key_values(const gguf *g);
+const gguf_key_value *gguf_key_value_at(const gguf *g, size_t i);
+size_t gguf_n_tensors(const gguf *g);
+const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i);
+const gguf_key_value *gguf_find(const gguf *g, const char *key);       /* NULL if absent */
+const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name);  /* NULL if absent; hashed */
+
+/* Typed look-ups. 1 = found, *out set; 0 = absent, *out untouched; WEIR_E_FORMAT = present with a type that cannot be read as
+ * asked (any integer type that holds the value is accepted for integers, floats and integers for floats, array of 1 for none). */
+int gguf_get_u32(const gguf *g, const char *key, uint32_t *out, weir_error *err);
+int gguf_get_f32(const gguf *g, const char *key, float *out, weir_error *err);
+int gguf_get_bool(const gguf *g, const char *key, bool *out, weir_error *err);
+int gguf_get_string(const gguf *g, const char *key, gguf_string *out, weir_error *err);
+/* Element i of a numeric array (or, for i == 0, of a scalar). 0 when i is out of range. */
+int gguf_item_i64(const gguf_key_value *kv, uint64_t i, int64_t *out);
+int gguf_item_f64(const gguf_key_value *kv, uint64_t i, double *out);
+
+/* Tells the kernel what comes: the whole file will be read soon / is no longer needed in the page cache mapping. */
+void gguf_will_need(const gguf *g);
+void gguf_dont_need(const gguf *g);
+
+#endif

@@ -1,0 +1,46 @@
+/* Block formats of GGUF tensors: one table row each, in plain C. This is the specification of each format; fast kernels are
+ * proven against it. Owns: layouts, dequantisation, quantisation. Knows nothing of files, models or instruction sets.
+ * Format definitions: ggml's documentation of its block types (ggml-common.h). Pure functions; any thread. */
+#ifndef WEIR_QUANT_H
+#define WEIR_QUANT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The numbers are the tensor types of GGUF files. */
+typedef enum quant_type {
+    QUANT_F32 = 0, QUANT_F16 = 1, QUANT_Q4_0 = 2, QUANT_Q4_1 = 3, QUANT_Q5_0 = 6, QUANT_Q5_1 = 7, QUANT_Q8_0 = 8,
+    QUANT_Q8_1 = 9, QUANT_Q2_K = 10, QUANT_Q3_K = 11, QUANT_Q4_K = 12, QUANT_Q5_K = 13, QUANT_Q6_K = 14, QUANT_Q8_K = 15,
+    QUANT_IQ2_XXS = 16, QUANT_IQ2_XS = 17, QUANT_IQ3_XXS = 18, QUANT_IQ1_S = 19, QUANT_IQ4_NL = 20, QUANT_IQ3_S = 21,
+    QUANT_IQ2_S = 22, QUANT_IQ4_XS = 23, QUANT_I8 = 24, QUANT_I16 = 25, QUANT_I32 = 26, QUANT_I64 = 27, QUANT_F64 = 28,
+    QUANT_IQ1_M = 29, QUANT_BF16 = 30, QUANT_TQ1_0 = 34, QUANT_TQ2_0 = 35, QUANT_MXFP4 = 39, QUANT_NVFP4 = 40, QUANT_Q1_0 = 41,
+    QUANT_Q2_0 = 42,
+} quant_type;
+
+typedef struct quant_format {
+    quant_type type;
+    const char *name;   /* as ggml names it: "Q4_K" */
+    int32_t block_size; /* values in a block */
+    int32_t block_bytes;
+    /* Dequantises `n_blocks` blocks to out[n_blocks * block_size]. NULL: the type is known (its size is), but not supported. */
+    void (*dequantise)(const void *blocks, float *out, size_t n_blocks);
+} quant_format;
+
+/* The row of `type`; NULL for a number that no row has. */
+const quant_format *quant_format_of(uint32_t type);
+/* By name, without regard to case; NULL if unknown. */
+const quant_format *quant_format_named(const char *name);
+/* All rows, in table order. */
+const quant_format *quant_format_table(size_t *n_rows);
+
+/* Bytes of a row of n_values; 0 if n_values is not a multiple of the block size. */
+size_t quant_row_bytes(const quant_format *format, size_t n_values);
+
+/* IEEE 754 binary16 and bfloat16 conversions. From float: round to nearest, ties to even. */
+float quant_f16_to_f32(uint16_t h);
+uint16_t quant_f32_to_f16(float f);
+float quant_bf16_to_f32(uint16_t h);
+uint16_t quant_f32_to_bf16(float f);
+
+#endif

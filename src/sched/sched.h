@@ -1,0 +1,46 @@
+/* The scheduler behind weir_engine and weir_job (include/weir/weir.h): bounded queue, engine thread, continuous batching,
+ * cancellation, one bounded channel per job. It drives a backend through the table below and knows nothing of kernels, files
+ * or HTTP; tests give it a fake backend and a fake clock.
+ *
+ * Threads: everything in sched_backend is called on the engine thread only. */
+#ifndef WEIR_SCHED_H
+#define WEIR_SCHED_H
+
+#include "weir/weir.h"
+
+/* One sequence's share of a step: `tokens[n_tok]` are appended after what the sequence already holds. */
+typedef struct sched_item {
+    void *seq;
+    const int32_t *tokens;
+    int32_t n_tok;
+    bool want_logits; /* of the last token of the item */
+} sched_item;
+
+/* Asked between layers; true = abandon the step (it then returns WEIR_E_CANCELLED and no sequence has advanced). */
+typedef bool (*sched_abort_fn)(void *user);
+
+typedef struct sched_backend {
+    void *context;
+    int32_t n_vocab;
+    int32_t n_ctx;           /* longest sequence */
+    int64_t kv_tokens_total; /* room for all sequences together */
+    /* A sequence that may grow to n_tokens; reserves its room. WEIR_E_LIMIT = no room now, try when another was closed. */
+    int (*seq_open)(void *context, int32_t n_tokens, void **seq, weir_error *err);
+    void (*seq_close)(void *context, void *seq);
+    /* Runs all items as one batch; on failure no sequence has advanced. `abort` may be NULL. */
+    int (*step)(void *context, const sched_item *items, int32_t n_items, sched_abort_fn abort, void *user, weir_error *err);
+    /* Logits of items[i] of the last step, [n_vocab]; valid until the next step. */
+    const float *(*logits)(void *context, int32_t i);
+    int64_t (*kv_tokens_used)(void *context);
+    /* Bytes of a token; see weir_token_bytes. */
+    const char *(*piece)(void *context, int32_t token, bool special, size_t *n_bytes);
+    bool (*is_eog)(void *context, int32_t token);
+    int64_t (*now_us)(void *context);  /* the clock */
+    void (*close)(void *context);      /* after the engine thread ended */
+} sched_backend;
+
+/* Starts the engine thread over `backend` (copied; owned from here on, also after a failure: its close is called).
+ * weir_engine_open is this with the real backend. */
+int sched_open(weir_engine **out, const sched_backend *backend, const weir_engine_options *options, weir_error *err);
+
+#endif
