@@ -1,0 +1,168 @@
+/* Compute kernels: packed weight matrices, quantised activations, and one table of operations per instruction-set level.
+ *
+ * Owns: packed layouts, matrix products, norms, activations, attention over KV pages. Knows nothing of models, sequences or
+ * threads: each operation works on the share that its arguments name and is called by any thread, with its own scratch.
+ *
+ * Bit-identity. Every output element is computed by one fixed sequence of IEEE operations that depends only on its own inputs:
+ * never on how many rows, panels, threads or keys are computed beside it. Integer dot products are exact; everything else uses
+ * explicit fused multiply-adds in a fixed order. So the levels agree with each other to the bit as well, and the tests ask for it.
+ *
+ * The product of a weight row w and an activation row x, both in blocks of 32 values:
+ *     acc = 0
+ *     for each block b (for Q6_K: each half block) in order:
+ *         dot = sum over the block of (q_w - offset) * q_x                     exact, int32
+ *         acc = fma((float)dot * d_x[b], d_w[b], acc)
+ *         if the format has minimums: acc = fma(m_w[b], d_x[b] * (float)sum(q_x), acc)
+ * with q_x = round(x / d_x), d_x = max|x| / 127 per block, and d_w, m_w the float scale and minimum of the weight block.
+ * Floating point formats: acc = fma(w[k], x[k], acc) for k in order. */
+#ifndef WEIR_KERN_H
+#define WEIR_KERN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quant/quant.h"
+#include "weir/weir_error.h"
+
+enum {
+    KERN_PANEL = 16,       /* output rows that a packed panel interleaves */
+    KERN_BLOCK = 32,       /* values that share an activation scale */
+    KERN_PAGE = 32,        /* tokens in a KV page */
+    KERN_SEGMENT = 512,    /* keys reduced before a merge: attention's fixed chunk */
+    KERN_ATTENTION_ROWS = 8, /* most query rows in one attention call */
+    KERN_ALIGN = 64,
+};
+
+/* ---- packed weights --------------------------------------------------------------------------------------------------- */
+
+typedef enum kern_layout_id {
+    KERN_F32, KERN_F16, KERN_BF16,          /* [K][16] values */
+    KERN_Q4_S, KERN_Q5_S, KERN_Q8_S,        /* 4, 5, 8 bits; one scale per 32: Q4_0, Q5_0, Q8_0 */
+    KERN_Q4_SM, KERN_Q5_SM,                 /* scale and minimum per 32: Q4_1, Q5_1 */
+    KERN_Q4_K, KERN_Q5_K,                   /* scale and minimum per 32 in 6 bits, two scales per 256 */
+    KERN_Q6_K,                              /* scale per 16 in 8 bits, one scale per 256 */
+    KERN_N_LAYOUTS,
+} kern_layout_id;
+
+/* Where the scales of a layout are. */
+typedef enum kern_scales { KERN_SCALE_NONE, KERN_SCALE, KERN_SCALE_MIN, KERN_SCALE_K, KERN_SCALE_K16 } kern_scales;
+
+typedef struct kern_layout {
+    kern_layout_id id;
+    const char *name;
+    int bits;            /* of a packed quantised value: 4, 5, 6 or 8; 0 = floating point */
+    int offset;          /* subtracted from it */
+    kern_scales scales;
+    int unit;            /* values of K in a unit: 1, 32 or 256 */
+    int unit_bytes;      /* bytes of one unit of a panel (16 rows) */
+    quant_type source;   /* the GGUF type it packs, without loss */
+} kern_layout;
+
+const kern_layout *kern_layout_at(kern_layout_id id);
+/* The layout that `type` packs into; NULL = none, the type must be converted first (see kern_pack_any). */
+const kern_layout *kern_layout_for(quant_type type);
+
+/* A packed matrix [n_rows][n_cols]: y[n_rows] = W x[n_cols]. Rows are padded with zeros to whole panels. */
+typedef struct kern_matrix {
+    const kern_layout *layout; /* NULL: absent */
+    int32_t n_rows, n_cols;
+    int32_t n_panels;
+    size_t panel_bytes;
+    unsigned char *data; /* [n_panels][panel_bytes], aligned to KERN_ALIGN; not owned */
+} kern_matrix;
+
+/* Describes the packed form of a [n_rows][n_cols] matrix of `type`, without data. A type with no layout of its own becomes F32.
+ * WEIR_E_FORMAT (n_cols is not a multiple of the block), WEIR_E_UNSUPPORTED (no dequantisation), WEIR_E_LIMIT (too large). */
+int kern_matrix_init(kern_matrix *w, quant_type type, int64_t n_rows, int64_t n_cols, weir_error *err);
+size_t kern_matrix_bytes(const kern_matrix *w);
+/* Packs panels [panel_begin, panel_end) from the rows of a GGUF tensor, rows[n_rows][row_bytes]. w->data must be set.
+ * `scratch` holds KERN_PANEL * n_cols floats (only used for types without a layout). Thread-safe on disjoint panels. */
+void kern_pack(const kern_matrix *w, quant_type type, const unsigned char *rows, int panel_begin, int panel_end, float *scratch);
+
+/* ---- activations ------------------------------------------------------------------------------------------------------ */
+
+/* n rows of activations, as floats and, for quantised weights, in int8 blocks of 32. Strides in values of the array's type;
+ * all arrays are the caller's. n_cols is padded to a multiple of 32 with zeros. */
+typedef struct kern_rows {
+    const float *f32;   /* [n][stride]; needed for floating point weights only */
+    size_t stride;
+    int8_t *q;          /* [n][n_cols] */
+    float *d;           /* [n][n_cols / 32] scale */
+    float *sum;         /* [n][n_cols / 32] d * sum of q */
+    int32_t *neg_sum;   /* [n][n_cols / 16] minus the sum of q over each half block */
+    int32_t n_cols;
+} kern_rows;
+
+/* Bytes of one memory block that holds the quantised arrays of n rows, and setting the pointers into it. */
+size_t kern_rows_bytes(int64_t n_rows, int64_t n_cols);
+void kern_rows_bind(kern_rows *x, void *memory, int64_t n_rows, int64_t n_cols);
+
+/* ---- attention -------------------------------------------------------------------------------------------------------- */
+
+/* Query rows of one KV head of one sequence, against keys by absolute position.
+ * A K page is [d_head][KERN_PAGE] and a V page [KERN_PAGE][d_value_pad] in F16, d_value_pad = d_value rounded up to 16. */
+typedef struct kern_attention {
+    int32_t n_rows;              /* 1..KERN_ATTENTION_ROWS */
+    int32_t d_head, d_value;
+    const float *const *q;       /* [n_rows] -> [d_head], already scaled */
+    const int32_t *key_begin;    /* [n_rows] first visible key */
+    const int32_t *key_end;      /* [n_rows] one past the last visible key */
+    unsigned char *const *pages; /* page of keys [32 i, 32 i + 32) at pages[i] */
+    size_t k_offset, v_offset;   /* of this layer and head in a page */
+    float softcap;               /* 0 = none: s = softcap * tanh(s / softcap) */
+    float alibi_slope;           /* 0 = none: s -= slope * (key_end - 1 - key) */
+} kern_attention;
+
+/* Running softmax state of n_rows rows: maximum, sum of exponentials, weighted values [d_value_pad]. */
+typedef struct kern_softmax {
+    float max[KERN_ATTENTION_ROWS], sum[KERN_ATTENTION_ROWS];
+    float *values; /* [n_rows][d_value_pad], the caller's, aligned to KERN_ALIGN */
+} kern_softmax;
+
+/* ---- the table -------------------------------------------------------------------------------------------------------- */
+
+typedef struct kern_ops {
+    const char *name; /* "reference", "avx2", "avx512" */
+    /* out[tok][16 p .. 16 p + 16) for panels p of [panel_begin, panel_end) and rows [0, n_rows) of x, += when `add`.
+     * out has room for whole panels: stride >= 16 n_panels. `scratch`: kern_scratch_bytes(n_cols), aligned. */
+    void (*matmul)(const kern_matrix *w, int panel_begin, int panel_end, const kern_rows *x, int n_rows, float *out, size_t stride,
+                   bool add, void *scratch);
+    /* Fills row `row` of x's quantised arrays from values[n] (n <= x->n_cols; the rest is zero). */
+    void (*quantise)(kern_rows *x, int row, const float *values, int n);
+    /* out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; weight may be NULL; out may be x (Zhang, Sennrich 2019). */
+    void (*rms_norm)(const float *x, const float *weight, int n, float eps, float *out);
+    /* out[i] = (x[i] - mean) / sqrt(var + eps) * weight[i] + bias[i]; weight, bias may be NULL; out may be x. */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, int n, float eps, float *out);
+    void (*add)(float *x, const float *y, int n);               /* x += y */
+    void (*scale)(float *x, float factor, int n);               /* x *= factor */
+    void (*silu_mul)(float *gate, const float *up, int n);      /* gate = gate / (1 + exp(-gate)) * up */
+    void (*gelu_mul)(float *gate, const float *up, int n);      /* gate = gelu_tanh(gate) * up */
+    void (*softcap)(float *x, float cap, int n);                /* x = cap * tanh(x / cap) */
+    /* Rotates the first n_rot values of x by angles given as cos/sin[n_rot / 2]. Adjacent pairs, or halves when `neox`. */
+    void (*rope)(float *x, const float *cos, const float *sin, int n_rot, bool neox);
+    /* Stores one token's key and value (F32) at slot `token` of a page. */
+    void (*kv_store)(unsigned char *page, size_t k_offset, size_t v_offset, int token, const float *k, int d_head, const float *v,
+                     int d_value);
+    /* Attends keys [begin, end) (begin a multiple of KERN_SEGMENT, end - begin <= KERN_SEGMENT) into a fresh state. */
+    void (*attend)(const kern_attention *a, int32_t begin, int32_t end, kern_softmax *state);
+    /* total = total merged with part (keys of part after those of total); rows, d_value as in the attention. */
+    void (*attend_merge)(int n_rows, int d_value, kern_softmax *total, const kern_softmax *part);
+    /* out[d_value] = values / sum of row `row`; zeros when the row saw no key. */
+    void (*attend_finish)(const kern_softmax *state, int row, int d_value, float *out);
+    /* out[n] from a row of GGUF blocks is quant.h's business; F16 rows are common enough for a fast path. */
+} kern_ops;
+
+size_t kern_scratch_bytes(int64_t n_cols);
+/* d rounded up to whole vectors of 16. */
+static inline int32_t kern_pad16(int32_t d) { return (d + 15) & ~15; }
+
+/* The best level that this CPU has, lowered by the environment variable WEIR_CPU_LEVEL (reference, avx2, avx512). Any thread. */
+const kern_ops *kern_select(void);
+/* The level of that name if this CPU can run it, else NULL. */
+const kern_ops *kern_level(const char *name);
+
+/* One per translation unit with its own compiler flags; use kern_select. */
+extern const kern_ops kern_ops_reference, kern_ops_avx2, kern_ops_avx512;
+
+#endif

@@ -1,0 +1,265 @@
+/* Layouts, and packing rows of GGUF blocks into panels of 16 interleaved rows.
+ *
+ * A panel is a sequence of units (32 or 256 values of K for all 16 rows), each: the unit's shared scales, then for every block
+ * of 32: the block's scales, then its values. The values of a block are 8 groups of 4 values of K; group g is 64 bytes
+ * B_g[4 row + j] = value(row, 4 g + j). Packed: 8 bits: B_0..B_7. 4 bits: B_z | B_(z+4) << 4 for z = 0..3. 5 bits: the low
+ * nibbles like 4 bits, then bit 4 of all 64 values of each group, 8 bytes a group. 6 bits: the low nibbles, then two
+ * vectors whose byte i holds bits 4..5 of B_(4h)[i], B_(4h+1)[i], B_(4h+2)[i], B_(4h+3)[i], lowest pair first.
+ * Shared and block scales, per layout: see the table and kernels.inc. */
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/error.h"
+#include "kern/kern.h"
+
+static const kern_layout layouts[KERN_N_LAYOUTS] = {
+    [KERN_F32] = {KERN_F32, "f32x16", 0, 0, KERN_SCALE_NONE, 1, 64, QUANT_F32},
+    [KERN_F16] = {KERN_F16, "f16x16", 0, 0, KERN_SCALE_NONE, 1, 32, QUANT_F16},
+    [KERN_BF16] = {KERN_BF16, "bf16x16", 0, 0, KERN_SCALE_NONE, 1, 32, QUANT_BF16},
+    [KERN_Q4_S] = {KERN_Q4_S, "q4_s16", 4, 8, KERN_SCALE, 32, 256 + 32, QUANT_Q4_0},
+    [KERN_Q5_S] = {KERN_Q5_S, "q5_s16", 5, 16, KERN_SCALE, 32, 320 + 32, QUANT_Q5_0},
+    [KERN_Q8_S] = {KERN_Q8_S, "q8_s16", 8, 128, KERN_SCALE, 32, 512 + 32, QUANT_Q8_0},
+    [KERN_Q4_SM] = {KERN_Q4_SM, "q4_sm16", 4, 0, KERN_SCALE_MIN, 32, 256 + 64, QUANT_Q4_1},
+    [KERN_Q5_SM] = {KERN_Q5_SM, "q5_sm16", 5, 0, KERN_SCALE_MIN, 32, 320 + 64, QUANT_Q5_1},
+    [KERN_Q4_K] = {KERN_Q4_K, "q4_k16", 4, 0, KERN_SCALE_K, 256, 64 + 8 * (32 + 256), QUANT_Q4_K},
+    [KERN_Q5_K] = {KERN_Q5_K, "q5_k16", 5, 0, KERN_SCALE_K, 256, 64 + 8 * (32 + 320), QUANT_Q5_K},
+    [KERN_Q6_K] = {KERN_Q6_K, "q6_k16", 6, 32, KERN_SCALE_K16, 256, 32 + 8 * (32 + 384), QUANT_Q6_K},
+};
+
+const kern_layout *kern_layout_at(kern_layout_id id) { return &layouts[id]; }
+
+const kern_layout *kern_layout_for(quant_type type) {
+    for (int i = 0; i < KERN_N_LAYOUTS; i++)
+        if (layouts[i].source == type) return &layouts[i];
+    return NULL;
+}
+
+int kern_matrix_init(kern_matrix *w, quant_type type, int64_t n_rows, int64_t n_cols, weir_error *err) {
+    const quant_format *format = quant_format_of(type);
+    *w = (kern_matrix){0};
+    FAIL_IF(format == NULL || format->dequantise == NULL, err, WEIR_E_UNSUPPORTED, NULL, "tensor type %s cannot be computed with",
+            format ? format->name : "unknown");
+    FAIL_IF(n_rows < 1 || n_cols < 1 || n_rows > INT32_MAX - KERN_PANEL || n_cols > INT32_MAX / 16, err, WEIR_E_LIMIT, NULL,
+            "a matrix of %lld x %lld is out of range", (long long)n_rows, (long long)n_cols);
+    const kern_layout *layout = kern_layout_for(type);
+    if (layout == NULL) layout = &layouts[KERN_F32];
+    FAIL_IF(n_cols % format->block_size != 0, err, WEIR_E_FORMAT, NULL, "rows of %lld values are not whole blocks of %d (%s)",
+            (long long)n_cols, (int)format->block_size, format->name);
+    w->layout = layout;
+    w->n_rows = (int32_t)n_rows;
+    w->n_cols = (int32_t)n_cols;
+    w->n_panels = (int32_t)((n_rows + KERN_PANEL - 1) / KERN_PANEL);
+    w->panel_bytes = ((size_t)(n_cols / layout->unit) * (size_t)layout->unit_bytes + KERN_ALIGN - 1) & ~(size_t)(KERN_ALIGN - 1);
+    return 0;
+}
+
+size_t kern_matrix_bytes(const kern_matrix *w) { return w->layout ? (size_t)w->n_panels * w->panel_bytes : 0; }
+
+/* One block of 32 of one row, taken apart. */
+typedef struct block {
+    uint8_t q[32];
+    uint16_t d, min;     /* F16 bits; of the unit for the K layouts */
+    uint8_t scale[2];    /* K: scale and minimum; K16: scales of the two halves (int8 bits) */
+} block;
+
+static uint16_t read_u16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+
+static void nibbles(const unsigned char *p, uint8_t q[32]) {
+    for (int i = 0; i < 16; i++) {
+        q[i] = p[i] & 15;
+        q[i + 16] = p[i] >> 4;
+    }
+}
+
+static void fifth_bits(const unsigned char *p, uint8_t q[32]) {
+    uint32_t high;
+    memcpy(&high, p, 4);
+    for (int i = 0; i < 32; i++) q[i] |= (uint8_t)((high >> i & 1) << 4);
+}
+
+/* The 6-bit scale and minimum of block j of a K unit, from its 12 packed bytes. */
+static void k_scale_min(const unsigned char *s, int j, uint8_t out[2]) {
+    if (j < 4) {
+        out[0] = s[j] & 63;
+        out[1] = s[j + 4] & 63;
+    } else {
+        out[0] = (uint8_t)((s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
+        out[1] = (uint8_t)(s[j + 4] >> 4 | (s[j] >> 6) << 4);
+    }
+}
+
+/* Takes block `j` of the unit at `p` apart (j = 0 for units of 32). */
+static void read_block(kern_layout_id id, const unsigned char *p, int j, block *b) {
+    switch (id) {
+    case KERN_Q4_S:
+        b->d = read_u16(p);
+        nibbles(p + 2, b->q);
+        break;
+    case KERN_Q5_S:
+        b->d = read_u16(p);
+        nibbles(p + 6, b->q);
+        fifth_bits(p + 2, b->q);
+        break;
+    case KERN_Q8_S:
+        b->d = read_u16(p);
+        for (int i = 0; i < 32; i++) b->q[i] = (uint8_t)(p[2 + i] ^ 0x80);
+        break;
+    case KERN_Q4_SM:
+        b->d = read_u16(p);
+        b->min = read_u16(p + 2);
+        nibbles(p + 4, b->q);
+        break;
+    case KERN_Q5_SM:
+        b->d = read_u16(p);
+        b->min = read_u16(p + 2);
+        nibbles(p + 8, b->q);
+        fifth_bits(p + 4, b->q);
+        break;
+    case KERN_Q4_K:
+    case KERN_Q5_K: {
+        const unsigned char *low = p + (id == KERN_Q4_K ? 16 : 48) + j / 2 * 32, *high = p + 16;
+        b->d = read_u16(p);
+        b->min = read_u16(p + 2);
+        k_scale_min(p + 4, j, b->scale);
+        for (int i = 0; i < 32; i++) {
+            b->q[i] = j % 2 ? low[i] >> 4 : low[i] & 15;
+            if (id == KERN_Q5_K) b->q[i] |= (uint8_t)((high[i] >> j & 1) << 4);
+        }
+        break;
+    }
+    default: { /* KERN_Q6_K: blocks 0..3 from the first half of the unit, 4..7 from the second */
+        const unsigned char *low = p + j / 4 * 64 + j % 2 * 32, *high = p + 128 + j / 4 * 32;
+        b->d = read_u16(p + 208);
+        b->scale[0] = p[192 + 2 * j];
+        b->scale[1] = p[192 + 2 * j + 1];
+        for (int i = 0; i < 32; i++) {
+            uint8_t nibble = j % 4 < 2 ? low[i] & 15 : low[i] >> 4;
+            b->q[i] = (uint8_t)(nibble | (high[i] >> 2 * (j % 4) & 3) << 4);
+        }
+        break;
+    }
+    }
+}
+
+/* Interleaves one block of all 16 rows; returns the end of what it wrote. */
+static unsigned char *write_values(int bits, block rows[KERN_PANEL], unsigned char *out) {
+    unsigned char groups[8][64];
+    for (int g = 0; g < 8; g++)
+        for (int r = 0; r < KERN_PANEL; r++) memcpy(&groups[g][4 * r], &rows[r].q[4 * g], 4);
+    if (bits == 8) {
+        memcpy(out, groups, sizeof groups);
+        return out + 512;
+    }
+    for (int z = 0; z < 4; z++)
+        for (int i = 0; i < 64; i++) *out++ = (unsigned char)((groups[z][i] & 15) | (groups[z + 4][i] & 15) << 4);
+    if (bits == 5) {
+        for (int g = 0; g < 8; g++) {
+            memset(out, 0, 8);
+            for (int i = 0; i < 64; i++) out[i / 8] |= (unsigned char)((groups[g][i] >> 4 & 1) << i % 8);
+            out += 8;
+        }
+    }
+    if (bits == 6) {
+        for (int h = 0; h < 2; h++)
+            for (int i = 0; i < 64; i++)
+                *out++ = (unsigned char)(groups[4 * h][i] >> 4 | groups[4 * h + 1][i] >> 4 << 2 | groups[4 * h + 2][i] >> 4 << 4 |
+                                         groups[4 * h + 3][i] >> 4 << 6);
+    }
+    return out;
+}
+
+static unsigned char *write_u16(unsigned char *out, const block rows[KERN_PANEL], size_t member) {
+    for (int r = 0; r < KERN_PANEL; r++) memcpy(out + 2 * r, (const char *)&rows[r] + member, 2);
+    return out + 2 * KERN_PANEL;
+}
+
+static unsigned char *write_scales(const kern_layout *layout, const block rows[KERN_PANEL], bool first_of_unit, unsigned char *out) {
+    if (layout->scales == KERN_SCALE || layout->scales == KERN_SCALE_MIN) {
+        out = write_u16(out, rows, offsetof(block, d));
+        return layout->scales == KERN_SCALE_MIN ? write_u16(out, rows, offsetof(block, min)) : out;
+    }
+    if (first_of_unit) {
+        out = write_u16(out, rows, offsetof(block, d));
+        if (layout->scales == KERN_SCALE_K) out = write_u16(out, rows, offsetof(block, min));
+    }
+    for (int which = 0; which < 2; which++)
+        for (int r = 0; r < KERN_PANEL; r++) *out++ = rows[r].scale[which];
+    return out;
+}
+
+static void pack_quantised(const kern_matrix *w, const unsigned char *rows, size_t row_bytes, int first_row, unsigned char *out) {
+    const kern_layout *layout = w->layout;
+    const int n_units = w->n_cols / layout->unit, blocks = layout->unit / KERN_BLOCK;
+    const size_t unit_bytes = row_bytes / (size_t)n_units;
+    for (int u = 0; u < n_units; u++) {
+        for (int j = 0; j < blocks; j++) {
+            block b[KERN_PANEL];
+            memset(b, 0, sizeof b);
+            for (int r = 0; r < KERN_PANEL && first_row + r < w->n_rows; r++)
+                read_block(layout->id, rows + (size_t)(first_row + r) * row_bytes + (size_t)u * unit_bytes, j, &b[r]);
+            out = write_scales(layout, b, j == 0, out);
+            out = write_values(layout->bits, b, out);
+        }
+    }
+}
+
+/* [rows][K] items of 2 or 4 bytes to [K][16]. */
+static void pack_items(const kern_matrix *w, const unsigned char *rows, size_t row_bytes, size_t item, int first_row, int n_rows,
+                       unsigned char *out) {
+    memset(out, 0, w->panel_bytes);
+    for (int r = 0; r < KERN_PANEL && first_row + r < n_rows; r++) {
+        const unsigned char *from = rows + (size_t)(first_row + r) * row_bytes;
+        for (size_t k = 0; k < (size_t)w->n_cols; k++) memcpy(out + (k * KERN_PANEL + (size_t)r) * item, from + k * item, item);
+    }
+}
+
+void kern_pack(const kern_matrix *w, quant_type type, const unsigned char *rows, int panel_begin, int panel_end, float *scratch) {
+    const quant_format *format = quant_format_of(type);
+    const size_t row_bytes = quant_row_bytes(format, (size_t)w->n_cols);
+    for (int panel = panel_begin; panel < panel_end; panel++) {
+        unsigned char *out = w->data + (size_t)panel * w->panel_bytes;
+        const int first = panel * KERN_PANEL;
+        if (w->layout->source != type) {
+            int n = w->n_rows - first < KERN_PANEL ? w->n_rows - first : KERN_PANEL;
+            for (int r = 0; r < n; r++)
+                format->dequantise(rows + (size_t)(first + r) * row_bytes, scratch + (size_t)r * (size_t)w->n_cols,
+                                   (size_t)(w->n_cols / format->block_size));
+            pack_items(w, (const unsigned char *)scratch, (size_t)w->n_cols * sizeof(float), sizeof(float), 0, n, out);
+        } else if (w->layout->bits) {
+            pack_quantised(w, rows, row_bytes, first, out);
+        } else {
+            pack_items(w, rows, row_bytes, (size_t)format->block_bytes, first, w->n_rows, out);
+        }
+    }
+}
+
+/* ---- activations ------------------------------------------------------------------------------------------------------ */
+
+static size_t round64(size_t n) { return (n + 63) & ~(size_t)63; }
+
+size_t kern_rows_bytes(int64_t n_rows, int64_t n_cols) {
+    size_t n = (size_t)n_rows, k = (size_t)((n_cols + 31) & ~(int64_t)31);
+    return round64(n * k) + 2 * round64(n * (k / 32) * sizeof(float)) + round64(n * (k / 16) * sizeof(int32_t));
+}
+
+void kern_rows_bind(kern_rows *x, void *memory, int64_t n_rows, int64_t n_cols) {
+    size_t n = (size_t)n_rows, k = (size_t)((n_cols + 31) & ~(int64_t)31);
+    unsigned char *p = memory;
+    x->n_cols = (int32_t)k;
+    x->q = (int8_t *)p;
+    p += round64(n * k);
+    x->d = (float *)p;
+    p += round64(n * (k / 32) * sizeof(float));
+    x->sum = (float *)p;
+    p += round64(n * (k / 32) * sizeof(float));
+    x->neg_sum = (int32_t *)p;
+}
+
+size_t kern_scratch_bytes(int64_t n_cols) {
+    size_t n_blocks = (size_t)((n_cols + 31) / 32);
+    return round64(2 * n_blocks * (512 + 128 + 64)) + 64;
+}

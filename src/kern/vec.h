@@ -1,0 +1,402 @@
+/* Vectors of 16 lanes for the three instruction-set levels, so that a kernel is written once and compiled once per level with
+ * the same IEEE operations in the same order. Included only by kernels.inc. Names: vf = 16 floats, vi = 16 int32, vb = 64 bytes
+ * (16 rows of 4 values each). Knows nothing of layouts. */
+#ifndef WEIR_KERN_VEC_H
+#define WEIR_KERN_VEC_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "quant/quant.h"
+
+#define VEC_INLINE static inline __attribute__((always_inline))
+
+#if defined(KERN_AVX512)
+#include <immintrin.h>
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __m512i vb;
+typedef __mmask16 vmask;
+
+VEC_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+VEC_INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+VEC_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
+VEC_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+VEC_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+VEC_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+VEC_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+VEC_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+VEC_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+VEC_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+VEC_INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+VEC_INLINE vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+VEC_INLINE vi vf_to_vi(vf a) { return _mm512_cvtps_epi32(a); }
+VEC_INLINE vf vi_to_vf(vi a) { return _mm512_cvtepi32_ps(a); }
+VEC_INLINE vf vf_from_bits(vi a) { return _mm512_castsi512_ps(a); }
+VEC_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+VEC_INLINE void vf_store_f16(uint16_t *p, vf a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+VEC_INLINE vf vf_load_bf16(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+VEC_INLINE vf vf_load_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+VEC_INLINE vf vf_load_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+/* Lanes of index begin <= i < end come from a, the others from b. */
+VEC_INLINE vf vf_select_range(int begin, int end, vf a, vf b) {
+    unsigned low = begin <= 0 ? 0xFFFFu : begin >= 16 ? 0 : 0xFFFFu << begin;
+    unsigned high = end <= 0 ? 0 : end >= 16 ? 0xFFFFu : (1u << end) - 1;
+    return _mm512_mask_blend_ps((vmask)(low & high), b, a);
+}
+/* a < b ? x : y */
+VEC_INLINE vf vf_select_less(vf a, vf b, vf x, vf y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
+/* Sums and maxima by halves: lanes i and i + 8, then + 4, + 2, + 1. */
+VEC_INLINE float vf_sum(vf a) {
+    __m256 x = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+VEC_INLINE float vf_hmax(vf a) {
+    __m256 x = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
+}
+VEC_INLINE vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
+VEC_INLINE vi vi_shl(vi a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
+VEC_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+VEC_INLINE int32_t vi_sum(vi a) { return _mm512_reduce_add_epi32(a); }
+/* 16 int32 in [-128, 127] to bytes. */
+VEC_INLINE void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(a)); }
+
+VEC_INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+VEC_INLINE void vb_store(uint8_t *p, vb a) { _mm512_storeu_si512(p, a); }
+
+/* A block of 32 x 16 packed values to 8 vectors, one per 4 values of K. */
+VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
+    const vb nibble = _mm512_set1_epi8(15);
+    if (bits == 8) {
+        for (int g = 0; g < 8; g++) w[g] = vb_load(p + 64 * g);
+        return;
+    }
+    for (int z = 0; z < 4; z++) {
+        vb v = vb_load(p + 64 * z);
+        w[z] = _mm512_and_si512(v, nibble);
+        w[z + 4] = _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble);
+    }
+    if (bits == 5) {
+        uint64_t high[8];
+        memcpy(high, p + 256, sizeof high);
+        for (int g = 0; g < 8; g++) w[g] = _mm512_mask_add_epi8(w[g], high[g], w[g], _mm512_set1_epi8(16));
+    }
+    if (bits == 6) {
+        const vb mask = _mm512_set1_epi8(0x30);
+        for (int h = 0; h < 2; h++) {
+            vb v = vb_load(p + 256 + 64 * h);
+            /* a | (b & c) */
+            w[4 * h] = _mm512_ternarylogic_epi32(w[4 * h], _mm512_slli_epi16(v, 4), mask, 0xF8);
+            w[4 * h + 1] = _mm512_ternarylogic_epi32(w[4 * h + 1], _mm512_slli_epi16(v, 2), mask, 0xF8);
+            w[4 * h + 2] = _mm512_ternarylogic_epi32(w[4 * h + 2], v, mask, 0xF8);
+            w[4 * h + 3] = _mm512_ternarylogic_epi32(w[4 * h + 3], _mm512_srli_epi16(v, 2), mask, 0xF8);
+        }
+    }
+}
+/* init + sum over n groups of 4 values: weights (unsigned bytes) times activations a[4 n]. `init` makes up for the offset. */
+VEC_INLINE vi vb_dot(const vb *w, const int8_t *a, int n, int bits, vi init) {
+    (void)bits;
+    vi acc = init;
+    for (int g = 0; g < n; g++) {
+        int32_t four;
+        memcpy(&four, a + 4 * g, 4);
+        acc = _mm512_dpbusd_epi32(acc, w[g], _mm512_set1_epi32(four));
+    }
+    return acc;
+}
+/* Whether vb_dot needs -offset * sum(a) as init; not where the offset is taken off the weights themselves. */
+VEC_INLINE bool vb_dot_wants_init(int bits, int offset) {
+    (void)bits;
+    return offset != 0;
+}
+enum { VEC_TILE_ROWS = 6, VEC_TILE_PANELS = 2, VEC_ATTENTION_TILE = 4, VEC_VALUE_TILE = 4 };
+
+#elif defined(KERN_AVX2)
+#include <immintrin.h>
+
+typedef struct vf { __m256 a, b; } vf;
+typedef struct vi { __m256i a, b; } vi;
+typedef struct vb { __m256i a, b; } vb;
+
+#define VF2(op) ((vf){op(x.a, y.a), op(x.b, y.b)})
+VEC_INLINE vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+VEC_INLINE void vf_store(float *p, vf x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+VEC_INLINE vf vf_set1(float x) { return (vf){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+VEC_INLINE vf vf_add(vf x, vf y) { return VF2(_mm256_add_ps); }
+VEC_INLINE vf vf_sub(vf x, vf y) { return VF2(_mm256_sub_ps); }
+VEC_INLINE vf vf_mul(vf x, vf y) { return VF2(_mm256_mul_ps); }
+VEC_INLINE vf vf_div(vf x, vf y) { return VF2(_mm256_div_ps); }
+VEC_INLINE vf vf_max(vf x, vf y) { return VF2(_mm256_max_ps); }
+VEC_INLINE vf vf_min(vf x, vf y) { return VF2(_mm256_min_ps); }
+VEC_INLINE vf vf_fma(vf x, vf y, vf z) { return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+VEC_INLINE vf vf_abs(vf x) {
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return (vf){_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+VEC_INLINE vf vf_round(vf x) {
+    return (vf){_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+VEC_INLINE vi vf_to_vi(vf x) { return (vi){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+VEC_INLINE vf vi_to_vf(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+VEC_INLINE vf vf_from_bits(vi x) { return (vf){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+VEC_INLINE vf vf_load_f16(const uint16_t *p) {
+    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+VEC_INLINE void vf_store_f16(uint16_t *p, vf x) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+VEC_INLINE __m256 half_bf16(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+VEC_INLINE vf vf_load_bf16(const uint16_t *p) { return (vf){half_bf16(p), half_bf16(p + 8)}; }
+VEC_INLINE vf vf_load_u8(const uint8_t *p) {
+    return (vf){_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p))),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
+}
+VEC_INLINE vf vf_load_i8(const int8_t *p) {
+    return (vf){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
+}
+VEC_INLINE vf vf_select_range(int begin, int end, vf x, vf y) {
+    __m256i i = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), j = _mm256_add_epi32(i, _mm256_set1_epi32(8));
+    __m256i low = _mm256_set1_epi32(begin - 1), high = _mm256_set1_epi32(end);
+    __m256i in_a = _mm256_and_si256(_mm256_cmpgt_epi32(i, low), _mm256_cmpgt_epi32(high, i));
+    __m256i in_b = _mm256_and_si256(_mm256_cmpgt_epi32(j, low), _mm256_cmpgt_epi32(high, j));
+    return (vf){_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(in_a)), _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(in_b))};
+}
+VEC_INLINE vf vf_select_less(vf p, vf q, vf x, vf y) {
+    return (vf){_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(p.a, q.a, _CMP_LT_OQ)),
+                _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(p.b, q.b, _CMP_LT_OQ))};
+}
+VEC_INLINE float vf_sum(vf x) {
+    __m256 h = _mm256_add_ps(x.a, x.b);
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+VEC_INLINE float vf_hmax(vf x) {
+    __m256 h = _mm256_max_ps(x.a, x.b);
+    __m128 y = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
+}
+VEC_INLINE vi vi_set1(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+VEC_INLINE vi vi_shl(vi x, int n) { return (vi){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
+VEC_INLINE vi vi_add(vi x, vi y) { return (vi){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+VEC_INLINE int32_t vi_sum(vi x) {
+    __m256i h = _mm256_add_epi32(x.a, x.b);
+    __m128i y = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xB1)));
+}
+VEC_INLINE void vi_store_i8(int8_t *p, vi x) {
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8);
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+VEC_INLINE vb vb_load(const uint8_t *p) {
+    return (vb){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
+}
+VEC_INLINE void vb_store(uint8_t *p, vb x) {
+    _mm256_storeu_si256((__m256i *)p, x.a);
+    _mm256_storeu_si256((__m256i *)(p + 32), x.b);
+}
+/* Bit i of a 32-bit word to byte i, as 16 or 0. */
+VEC_INLINE __m256i spread_bits16(uint32_t bits) {
+    const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit_of = _mm256_set1_epi64x((long long)0x8040201008040201ULL);
+    __m256i x = _mm256_shuffle_epi8(_mm256_set1_epi32((int32_t)bits), byte_of);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(x, bit_of), bit_of), _mm256_set1_epi8(16));
+}
+VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
+    const __m256i nibble = _mm256_set1_epi8(15), mask = _mm256_set1_epi8(0x30);
+    if (bits == 8) {
+        for (int g = 0; g < 8; g++) w[g] = vb_load(p + 64 * g);
+        return;
+    }
+    for (int z = 0; z < 4; z++) {
+        vb v = vb_load(p + 64 * z);
+        w[z] = (vb){_mm256_and_si256(v.a, nibble), _mm256_and_si256(v.b, nibble)};
+        w[z + 4] = (vb){_mm256_and_si256(_mm256_srli_epi16(v.a, 4), nibble), _mm256_and_si256(_mm256_srli_epi16(v.b, 4), nibble)};
+    }
+    if (bits == 5) {
+        uint32_t high[16];
+        memcpy(high, p + 256, sizeof high);
+        for (int g = 0; g < 8; g++) {
+            w[g].a = _mm256_or_si256(w[g].a, spread_bits16(high[2 * g]));
+            w[g].b = _mm256_or_si256(w[g].b, spread_bits16(high[2 * g + 1]));
+        }
+    }
+    if (bits == 6) {
+        for (int h = 0; h < 2; h++) {
+            vb v = vb_load(p + 256 + 64 * h);
+            vb *o = w + 4 * h;
+            o[0].a = _mm256_or_si256(o[0].a, _mm256_and_si256(_mm256_slli_epi16(v.a, 4), mask));
+            o[0].b = _mm256_or_si256(o[0].b, _mm256_and_si256(_mm256_slli_epi16(v.b, 4), mask));
+            o[1].a = _mm256_or_si256(o[1].a, _mm256_and_si256(_mm256_slli_epi16(v.a, 2), mask));
+            o[1].b = _mm256_or_si256(o[1].b, _mm256_and_si256(_mm256_slli_epi16(v.b, 2), mask));
+            o[2].a = _mm256_or_si256(o[2].a, _mm256_and_si256(v.a, mask));
+            o[2].b = _mm256_or_si256(o[2].b, _mm256_and_si256(v.b, mask));
+            o[3].a = _mm256_or_si256(o[3].a, _mm256_and_si256(_mm256_srli_epi16(v.a, 2), mask));
+            o[3].b = _mm256_or_si256(o[3].b, _mm256_and_si256(_mm256_srli_epi16(v.b, 2), mask));
+        }
+    }
+}
+/* vpmaddubsw adds two products in 16 bits with saturation. |a| <= 127, so up to 7 bits of weight cannot saturate one addition,
+ * and as many results fit in 16 bits before widening as the table says; 8-bit weights are taken as signed bytes (the packed
+ * value minus 128, whose magnitude goes to the unsigned operand and whose sign to the activation), which cannot saturate. */
+VEC_INLINE vi vb_dot(const vb *w, const int8_t *a, int n, int bits, vi init) {
+    const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8((char)0x80);
+    const int run = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    vi acc = init;
+    for (int g = 0; g < n; g += run) {
+        __m256i sum_a = _mm256_setzero_si256(), sum_b = sum_a;
+        for (int i = g; i < g + run && i < n; i++) {
+            int32_t four;
+            memcpy(&four, a + 4 * i, 4);
+            __m256i x = _mm256_set1_epi32(four);
+            __m256i product_a, product_b;
+            if (bits == 8) {
+                __m256i wa = _mm256_xor_si256(w[i].a, flip), wb = _mm256_xor_si256(w[i].b, flip);
+                product_a = _mm256_maddubs_epi16(_mm256_abs_epi8(wa), _mm256_sign_epi8(x, wa));
+                product_b = _mm256_maddubs_epi16(_mm256_abs_epi8(wb), _mm256_sign_epi8(x, wb));
+            } else {
+                product_a = _mm256_maddubs_epi16(w[i].a, x);
+                product_b = _mm256_maddubs_epi16(w[i].b, x);
+            }
+            sum_a = _mm256_add_epi16(sum_a, product_a);
+            sum_b = _mm256_add_epi16(sum_b, product_b);
+        }
+        acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(sum_a, ones));
+        acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(sum_b, ones));
+    }
+    return acc;
+}
+VEC_INLINE bool vb_dot_wants_init(int bits, int offset) { return offset != 0 && bits != 8; }
+enum { VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_ATTENTION_TILE = 2, VEC_VALUE_TILE = 2 };
+
+#else /* reference: plain C */
+
+typedef struct vf { float v[16]; } vf;
+typedef struct vi { int32_t v[16]; } vi;
+typedef struct vb { uint8_t v[64]; } vb;
+
+#define LANES(type, expression)                                                                                                  \
+    type r;                                                                                                                      \
+    for (int i = 0; i < 16; i++) r.v[i] = (expression);                                                                          \
+    return r
+VEC_INLINE vf vf_load(const float *p) { LANES(vf, p[i]); }
+VEC_INLINE void vf_store(float *p, vf a) { memcpy(p, a.v, sizeof a.v); }
+VEC_INLINE vf vf_set1(float x) { LANES(vf, x); }
+VEC_INLINE vf vf_add(vf a, vf b) { LANES(vf, a.v[i] + b.v[i]); }
+VEC_INLINE vf vf_sub(vf a, vf b) { LANES(vf, a.v[i] - b.v[i]); }
+VEC_INLINE vf vf_mul(vf a, vf b) { LANES(vf, a.v[i] * b.v[i]); }
+VEC_INLINE vf vf_div(vf a, vf b) { LANES(vf, a.v[i] / b.v[i]); }
+/* As the instructions do: the second operand when either is NaN. */
+VEC_INLINE vf vf_max(vf a, vf b) { LANES(vf, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+VEC_INLINE vf vf_min(vf a, vf b) { LANES(vf, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+VEC_INLINE vf vf_fma(vf a, vf b, vf c) { LANES(vf, fmaf(a.v[i], b.v[i], c.v[i])); }
+VEC_INLINE vf vf_abs(vf a) { LANES(vf, fabsf(a.v[i])); }
+VEC_INLINE vf vf_round(vf a) { LANES(vf, nearbyintf(a.v[i])); }
+/* What the instruction gives for NaN and for values out of range. */
+VEC_INLINE vi vf_to_vi(vf a) { LANES(vi, fabsf(a.v[i]) < 2147483648.0f ? (int32_t)lrintf(a.v[i]) : INT32_MIN); }
+VEC_INLINE vf vi_to_vf(vi a) { LANES(vf, (float)a.v[i]); }
+VEC_INLINE vf vf_from_bits(vi a) {
+    vf r;
+    memcpy(r.v, a.v, sizeof r.v);
+    return r;
+}
+VEC_INLINE vf vf_load_f16(const uint16_t *p) { LANES(vf, quant_f16_to_f32(p[i])); }
+VEC_INLINE void vf_store_f16(uint16_t *p, vf a) {
+    for (int i = 0; i < 16; i++) p[i] = quant_f32_to_f16(a.v[i]);
+}
+VEC_INLINE vf vf_load_bf16(const uint16_t *p) { LANES(vf, quant_bf16_to_f32(p[i])); }
+VEC_INLINE vf vf_load_u8(const uint8_t *p) { LANES(vf, (float)p[i]); }
+VEC_INLINE vf vf_load_i8(const int8_t *p) { LANES(vf, (float)p[i]); }
+VEC_INLINE vf vf_select_range(int begin, int end, vf a, vf b) { LANES(vf, i >= begin && i < end ? a.v[i] : b.v[i]); }
+VEC_INLINE vf vf_select_less(vf a, vf b, vf x, vf y) { LANES(vf, a.v[i] < b.v[i] ? x.v[i] : y.v[i]); }
+VEC_INLINE float vf_sum(vf a) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] = a.v[i] + a.v[i + half];
+    return a.v[0];
+}
+VEC_INLINE float vf_hmax(vf a) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+    return a.v[0];
+}
+VEC_INLINE vi vi_set1(int32_t x) { LANES(vi, x); }
+VEC_INLINE vi vi_shl(vi a, int n) { LANES(vi, (int32_t)((uint32_t)a.v[i] << n)); }
+VEC_INLINE vi vi_add(vi a, vi b) { LANES(vi, a.v[i] + b.v[i]); }
+VEC_INLINE int32_t vi_sum(vi a) {
+    int32_t sum = 0;
+    for (int i = 0; i < 16; i++) sum += a.v[i];
+    return sum;
+}
+VEC_INLINE void vi_store_i8(int8_t *p, vi a) {
+    for (int i = 0; i < 16; i++) p[i] = (int8_t)(a.v[i] > 127 ? 127 : a.v[i] < -128 ? -128 : a.v[i]);
+}
+VEC_INLINE vb vb_load(const uint8_t *p) {
+    vb r;
+    memcpy(r.v, p, 64);
+    return r;
+}
+VEC_INLINE void vb_store(uint8_t *p, vb a) { memcpy(p, a.v, 64); }
+VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
+    for (int g = 0; g < 8; g++) {
+        for (int i = 0; i < 64; i++) {
+            unsigned value = bits == 8 ? p[64 * g + i] : g < 4 ? p[64 * g + i] & 15u : p[64 * (g - 4) + i] >> 4;
+            if (bits == 5) value |= (p[256 + 8 * g + i / 8] >> i % 8 & 1u) << 4;
+            if (bits == 6) value |= (p[256 + 64 * (g / 4) + i] >> 2 * (g % 4) & 3u) << 4;
+            w[g].v[i] = (uint8_t)value;
+        }
+    }
+}
+VEC_INLINE vi vb_dot(const vb *w, const int8_t *a, int n, int bits, vi init) {
+    (void)bits;
+    vi acc = init;
+    for (int g = 0; g < n; g++)
+        for (int i = 0; i < 64; i++) acc.v[i / 4] += (int32_t)w[g].v[i] * a[4 * g + i % 4];
+    return acc;
+}
+VEC_INLINE bool vb_dot_wants_init(int bits, int offset) {
+    (void)bits;
+    return offset != 0;
+}
+enum { VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_ATTENTION_TILE = 2, VEC_VALUE_TILE = 1 };
+#endif
+
+/* exp(x) for any x: Cody-Waite reduction by ln 2 and a polynomial of degree 6 on [-ln2/2, ln2/2]; relative error below 2e-7.
+ * 0 below -87.3 (so exp(-inf) = 0), the value at 88.3 above (coefficients: Cephes library, S. L. Moshier, expf). */
+VEC_INLINE vf vf_exp(vf x0) {
+    vf x = vf_min(vf_max(x0, vf_set1(-87.3f)), vf_set1(88.3f));
+    vf n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
+    vf r = vf_fma(n, vf_set1(-0.693359375f), x);
+    r = vf_fma(n, vf_set1(2.12194440e-4f), r);
+    vf p = vf_set1(1.9875691500e-4f);
+    p = vf_fma(p, r, vf_set1(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set1(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set1(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
+    p = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set1(1.0f));
+    vi power = vi_shl(vi_add(vf_to_vi(n), vi_set1(127)), 23);
+    return vf_select_less(x0, vf_set1(-87.3f), vf_set1(0.0f), vf_mul(p, vf_from_bits(power)));
+}
+
+#endif
