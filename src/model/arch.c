@@ -80,7 +80,7 @@ static int read_rope(model_config *c, const model_arch *arch, const gguf *g, wei
         r->scaling = ROPE_SCALING_LINEAR;
     }
     if (found) {
-#define IS(text) (scaling.n_bytes == strlen(text) && memcmp(scaling.text, text, scaling.n_bytes) == 0)
+#define IS(name) (scaling.n_bytes == strlen(name) && memcmp(scaling.text, name, scaling.n_bytes) == 0)
         if (IS("yarn")) {
             r->scaling = ROPE_SCALING_YARN;
         } else if (IS("none")) {

@@ -89,7 +89,6 @@ struct weir_model {
     const kern_ops *ops;
     weir_model_info info;
     arena strings;               /* texts of info */
-    char *chat_template;
     bool vocab_only;
 
     const gguf_tensor *embedding; /* [n_vocab][d_model], read row by row from the file */
@@ -137,6 +136,7 @@ typedef struct forward forward;
 int forward_open(forward **out, const weir_model *m, pool *p, int32_t n_rows_max, int32_t n_outputs_max, int32_t n_ctx,
                  weir_error *err);
 void forward_close(forward **f);
+size_t forward_bytes(const forward *f); /* memory it holds */
 /* Writes the keys and values of all rows into their pages and the wanted logits. WEIR_E_CANCELLED when `abort` said so: pages of
  * the rows are then partly written, which does no harm as long as the sequences' lengths do not advance. */
 int forward_run(forward *f, const forward_batch *batch, weir_error *err);

@@ -1,0 +1,55 @@
+/* The engine: KV pages, sequences, and steps of several sequences at once over one model.
+ *
+ * Owns: the KV slab, which sequence holds which page, the compute pool, the logits of the last step. Knows nothing of requests,
+ * sampling policy, queues or text. One owner thread makes all calls, except engine_kv_tokens_used. */
+#ifndef WEIR_ENGINE_H
+#define WEIR_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "weir/weir.h"
+
+typedef struct engine engine;
+typedef struct engine_seq engine_seq;
+
+/* One sequence's share of a step: `tokens[n_tok]` follow what the sequence holds already. */
+typedef struct engine_item {
+    engine_seq *seq;
+    const int32_t *tokens;
+    int32_t n_tok;
+    bool want_logits; /* of the last token */
+} engine_item;
+
+/* Uses n_threads, n_ctx, n_parallel, n_batch and kv_cache_bytes of `options` (may be NULL), with weir.h's defaults; n_parallel
+ * also bounds the items of a step. The model must outlive the engine. WEIR_E_NOMEM, WEIR_E_INVALID, WEIR_E_INTERNAL. */
+int engine_open(engine **out, const weir_model *model, const weir_engine_options *options, weir_error *err);
+void engine_close(engine **e); /* all sequences must be closed */
+
+int32_t engine_n_ctx(const engine *e);     /* longest sequence */
+int32_t engine_n_batch(const engine *e);   /* most tokens in a step */
+int32_t engine_n_parallel(const engine *e); /* most items in a step */
+int32_t engine_n_threads(const engine *e);
+int64_t engine_kv_tokens_total(const engine *e);
+int64_t engine_kv_tokens_used(const engine *e); /* in pages that sequences hold; any thread */
+uint64_t engine_memory_bytes(const engine *e);  /* KV slab and activations */
+
+/* A sequence that may grow to n_tokens, with its pages. WEIR_E_LIMIT: no pages free now. WEIR_E_CONTEXT: it can never fit. */
+int engine_seq_open(engine *e, int32_t n_tokens, engine_seq **out, weir_error *err);
+void engine_seq_close(engine *e, engine_seq **seq);
+int32_t engine_seq_length(const engine_seq *seq);
+/* Forgets all tokens from `length` on. */
+void engine_seq_truncate(engine_seq *seq, int32_t length);
+
+/* Appends the items' tokens to their sequences and computes the wanted logits. On failure no sequence has advanced.
+ * `abort` (may be NULL) is asked between layers: true ends the step with WEIR_E_CANCELLED. WEIR_E_INVALID: too many tokens or
+ * items, a token out of range, an item beyond its sequence's room. */
+int engine_step(engine *e, const engine_item *items, int32_t n_items, bool (*abort)(void *user), void *user, weir_error *err);
+/* Logits of items[i] of the last step, [n_vocab], if it wanted them; valid until the next step. */
+const float *engine_logits(const engine *e, int32_t i);
+
+/* All logits of one step, for evaluation: as engine_step with one item, then logits of every token, [n_tok][n_vocab rounded
+ * up to 16], into out. */
+int engine_step_all(engine *e, const engine_item *item, float *out, weir_error *err);
+
+#endif
