@@ -1,0 +1,531 @@
+/* The kernel harness: every layout and operation on every instruction-set level that this CPU has.
+ *
+ * - levels agree with the reference to the bit (kern.h promises it);
+ * - the reference agrees with a plain double-precision computation from dequantised weights within a bound derived from the
+ *   reduction length;
+ * - row i of a product of many rows equals the product of row i alone, whatever panel range it was computed in;
+ * - nothing is read or written outside the arrays: they end at guard pages;
+ * - attention gives the same bits however rows are grouped.
+ * With --bench it prints the speed of each kernel instead. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/clock.h"
+#include "kern/kern.h"
+
+static const char *const level_names[] = {"avx512", "avx2"};
+static const quant_type types[] = {QUANT_F32,  QUANT_F16,  QUANT_BF16, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0,
+                                   QUANT_Q5_1, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K};
+#define N_TYPES (sizeof types / sizeof types[0])
+
+/* ---- inputs ----------------------------------------------------------------------------------------------------------- */
+
+static uint64_t random_state = 1;
+
+static uint32_t random_u32(void) {
+    random_state = random_state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return (uint32_t)(random_state >> 32);
+}
+static float random_float(float limit) { return ((float)random_u32() / 2147483648.0f - 1.0f) * limit; }
+
+/* n bytes that end right before an inaccessible page. */
+typedef struct guarded {
+    unsigned char *map, *data;
+    size_t map_bytes;
+} guarded;
+
+static guarded guard(size_t n_bytes, size_t align) {
+    const size_t page = 4096, whole = (n_bytes + align + page - 1) / page * page;
+    guarded g = {.map_bytes = whole + page};
+    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.map != MAP_FAILED);
+    assert_int_equal(mprotect(g.map + whole, page, PROT_NONE), 0);
+    g.data = g.map + (whole - n_bytes) / align * align;
+    return g;
+}
+static void unguard(guarded *g) { munmap(g->map, g->map_bytes); }
+
+typedef enum fill { FILL_RANDOM, FILL_LOW, FILL_HIGH, FILL_ZERO, N_FILLS } fill;
+
+/* Blocks of a type with finite, moderate scales; quantised values random or at their extremes. */
+static void fill_weights(const quant_format *f, unsigned char *rows, size_t n_bytes, fill how) {
+    static const struct {
+        quant_type type;
+        int at[2]; /* offsets of F16 scales in a block, -1 = none */
+    } scales[] = {{QUANT_Q4_0, {0, -1}}, {QUANT_Q4_1, {0, 2}}, {QUANT_Q5_0, {0, -1}}, {QUANT_Q5_1, {0, 2}},
+                  {QUANT_Q8_0, {0, -1}}, {QUANT_Q4_K, {0, 2}}, {QUANT_Q5_K, {0, 2}},  {QUANT_Q6_K, {208, -1}}};
+    for (size_t i = 0; i < n_bytes; i++)
+        rows[i] = how == FILL_LOW || how == FILL_ZERO ? 0 : how == FILL_HIGH ? 255 : (unsigned char)random_u32();
+    if (f->type == QUANT_Q8_0 && how == FILL_LOW) memset(rows, 0x80, n_bytes);
+    for (size_t b = 0; b < n_bytes / (size_t)f->block_bytes; b++) {
+        unsigned char *block = rows + b * (size_t)f->block_bytes;
+        float value = how == FILL_ZERO ? 0.0f : random_float(1.0f);
+        uint16_t half = quant_f32_to_f16(value), brain = quant_f32_to_bf16(value);
+        if (f->type == QUANT_F32) memcpy(block, &value, 4);
+        if (f->type == QUANT_F16) memcpy(block, &half, 2);
+        if (f->type == QUANT_BF16) memcpy(block, &brain, 2);
+        for (size_t s = 0; s < sizeof scales / sizeof scales[0]; s++)
+            for (int k = 0; k < 2 && scales[s].type == f->type; k++)
+                if (scales[s].at[k] >= 0) {
+                    half = quant_f32_to_f16(random_float(0.05f));
+                    memcpy(block + scales[s].at[k], &half, 2);
+                }
+    }
+}
+
+/* ---- products --------------------------------------------------------------------------------------------------------- */
+
+typedef struct problem {
+    const quant_format *format;
+    int n, k, m;               /* outputs, reduction length, activation rows */
+    unsigned char *weights;    /* [n][row_bytes] */
+    size_t row_bytes;
+    kern_matrix packed;
+    guarded packed_memory, f32, rows_memory, scratch;
+    kern_rows x;
+} problem;
+
+static void problem_open(problem *p, quant_type type, int n, int k, int m, fill how, const kern_ops *ops) {
+    p->format = quant_format_of(type);
+    p->n = n;
+    p->k = k;
+    p->m = m;
+    p->row_bytes = quant_row_bytes(p->format, (size_t)k);
+    p->weights = malloc(p->row_bytes * (size_t)n);
+    fill_weights(p->format, p->weights, p->row_bytes * (size_t)n, how);
+    assert_int_equal(kern_matrix_init(&p->packed, type, n, k, NULL), 0);
+    p->packed_memory = guard(kern_matrix_bytes(&p->packed), KERN_ALIGN);
+    p->packed.data = p->packed_memory.data;
+    float *scratch = malloc(sizeof(float) * (size_t)k * KERN_PANEL);
+    kern_pack(&p->packed, type, p->weights, 0, p->packed.n_panels, scratch);
+    free(scratch);
+    p->f32 = guard(sizeof(float) * (size_t)m * (size_t)k, 4);
+    p->rows_memory = guard(kern_rows_bytes(m, k), KERN_ALIGN);
+    kern_rows_bind(&p->x, p->rows_memory.data, m, k);
+    p->x.f32 = (const float *)p->f32.data;
+    p->x.stride = (size_t)k;
+    float *values = (float *)p->f32.data;
+    for (int i = 0; i < m * k; i++) values[i] = how == FILL_HIGH ? 3.0f : how == FILL_LOW ? -3.0f : random_float(3.0f);
+    for (int i = 0; i < m; i++) ops->quantise(&p->x, i, values + (size_t)i * (size_t)k, k);
+    p->scratch = guard(kern_scratch_bytes(k), KERN_ALIGN);
+}
+
+static void problem_close(problem *p) {
+    free(p->weights);
+    unguard(&p->packed_memory);
+    unguard(&p->f32);
+    unguard(&p->rows_memory);
+    unguard(&p->scratch);
+}
+
+/* The whole product by one level, in panel ranges of `chunk`. */
+static float *product(problem *p, const kern_ops *ops, int m, int chunk, guarded *memory) {
+    const size_t stride = (size_t)p->packed.n_panels * KERN_PANEL;
+    *memory = guard(sizeof(float) * stride * (size_t)m, 64);
+    float *out = (float *)memory->data;
+    for (int begin = 0; begin < p->packed.n_panels; begin += chunk) {
+        int end = begin + chunk < p->packed.n_panels ? begin + chunk : p->packed.n_panels;
+        ops->matmul(&p->packed, begin, end, &p->x, m, out, stride, false, p->scratch.data);
+    }
+    return out;
+}
+
+/* The product in double precision from dequantised weights and the same activations that the kernels see. The kernels round
+ * each step to float: with B steps (blocks, or values for floating point formats) the error is at most about (B + 2) * 2^-24
+ * of the sum of absolute terms, each block contributing |dot| and |minimum| separately. */
+static void check_against_double(problem *p, const float *out) {
+    const size_t stride = (size_t)p->packed.n_panels * KERN_PANEL;
+    float *row = malloc(sizeof(float) * (size_t)p->k);
+    for (int n = 0; n < p->n; n++) {
+        p->format->dequantise(p->weights + (size_t)n * p->row_bytes, row, (size_t)(p->k / p->format->block_size));
+        for (int m = 0; m < p->m; m++) {
+            double sum = 0, magnitude = 0;
+            for (int k = 0; k < p->k; k++) {
+                double a = p->packed.layout->bits ? (double)p->x.q[m * p->k + k] * (double)p->x.d[(m * p->k + k) / 32]
+                                                  : (double)p->x.f32[m * p->k + k];
+                sum += (double)row[k] * a;
+                /* A value is scale times quant plus minimum: their magnitudes may cancel in row[k], so bound by the parts. */
+                magnitude += (fabs((double)row[k]) + (p->packed.layout->bits ? 4.0 : 0.0)) * fabs(a);
+            }
+            double steps = p->packed.layout->bits ? 3.0 * p->k / 16.0 : (double)p->k;
+            double limit = (steps + 4) * 6e-8 * magnitude;
+            if (fabs((double)out[(size_t)m * stride + (size_t)n] - sum) > limit)
+                fail_msg("%s n=%d k=%d row %d output %d: %g, expected %g within %g", p->format->name, p->n, p->k, m, n,
+                         (double)out[(size_t)m * stride + (size_t)n], sum, limit);
+        }
+    }
+    free(row);
+}
+
+static void check_same(const char *what, const problem *p, const float *a, const float *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof(float)) != 0)
+            fail_msg("%s, %s n=%d k=%d m=%d: element %zu is %.9g, expected %.9g", what, p->format->name, p->n, p->k, p->m, i,
+                     (double)a[i], (double)b[i]);
+}
+
+static void one_problem(quant_type type, int n, int k, int m, fill how) {
+    problem p;
+    guarded reference_memory;
+    problem_open(&p, type, n, k, m, how, &kern_ops_reference);
+    const size_t stride = (size_t)p.packed.n_panels * KERN_PANEL;
+    float *reference = product(&p, &kern_ops_reference, m, p.packed.n_panels, &reference_memory);
+    check_against_double(&p, reference);
+    for (size_t l = 0; l < sizeof level_names / sizeof level_names[0]; l++) {
+        const kern_ops *ops = kern_level(level_names[l]);
+        if (ops == NULL) continue;
+        guarded memory, single_memory;
+        float *out = product(&p, ops, m, 3, &memory);
+        check_same(ops->name, &p, out, reference, stride * (size_t)m);
+        /* Row by row: the first row of a shifted view is row i. */
+        kern_rows whole = p.x;
+        for (int i = 0; i < m; i++) {
+            const size_t at = (size_t)i * (size_t)whole.n_cols;
+            p.x.q = whole.q + at;
+            p.x.d = whole.d + at / 32;
+            p.x.sum = whole.sum + at / 32;
+            p.x.neg_sum = whole.neg_sum + at / 16;
+            p.x.f32 = whole.f32 + (size_t)i * whole.stride;
+            float *single = product(&p, ops, 1, p.packed.n_panels, &single_memory);
+            check_same("a row alone", &p, single, reference + (size_t)i * stride, stride);
+            unguard(&single_memory);
+        }
+        p.x = whole;
+        unguard(&memory);
+    }
+    unguard(&reference_memory);
+    problem_close(&p);
+}
+
+static void test_products(void **state) {
+    (void)state;
+    static const int rows[] = {1, 2, 3, 5, 8, 9, 13, 23};
+    for (size_t t = 0; t < N_TYPES; t++) {
+        const int unit = quant_format_of(types[t])->block_size == 1 ? 32 : quant_format_of(types[t])->block_size;
+        for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) one_problem(types[t], 16 * 5 - 3, unit * 3, rows[r], FILL_RANDOM);
+        one_problem(types[t], 1, unit, 1, FILL_RANDOM);
+        one_problem(types[t], 33, unit * 2, 14, FILL_HIGH);
+        one_problem(types[t], 33, unit * 2, 14, FILL_LOW);
+        one_problem(types[t], 33, unit * 2, 7, FILL_ZERO);
+    }
+    one_problem(QUANT_F32, 20, 7, 3, FILL_RANDOM); /* rows that are no multiple of anything */
+    one_problem(QUANT_F16, 20, 41, 9, FILL_RANDOM);
+}
+
+static void test_add(void **state) {
+    (void)state;
+    problem p;
+    guarded memory;
+    problem_open(&p, QUANT_Q4_K, 40, 512, 10, FILL_RANDOM, &kern_ops_reference);
+    const size_t stride = (size_t)p.packed.n_panels * KERN_PANEL;
+    const kern_ops *ops = kern_select();
+    float *once = product(&p, ops, 10, 2, &memory), *twice = malloc(sizeof(float) * stride * 10);
+    for (size_t i = 0; i < stride * 10; i++) twice[i] = 1.5f;
+    ops->matmul(&p.packed, 0, p.packed.n_panels, &p.x, 10, twice, stride, true, p.scratch.data);
+    for (size_t i = 0; i < stride * 10; i++) assert_true(twice[i] == 1.5f + once[i]);
+    free(twice);
+    unguard(&memory);
+    problem_close(&p);
+}
+
+/* ---- row operations --------------------------------------------------------------------------------------------------- */
+
+/* Runs every row operation of a level on x (a copy of `from`), one after the other, and keeps all results. */
+static void row_operations(const kern_ops *ops, const float *from, const float *other, int n, float *results) {
+    guarded g = guard(sizeof(float) * (size_t)n, 4);
+    float *x = (float *)g.data;
+    float *to = results;
+#define RUN(call)                                                                                                                \
+    memcpy(x, from, sizeof(float) * (size_t)n);                                                                                  \
+    call;                                                                                                                        \
+    memcpy(to, x, sizeof(float) * (size_t)n);                                                                                    \
+    to += n
+    RUN(ops->rms_norm(x, other, n, 1e-5f, x));
+    RUN(ops->rms_norm(x, NULL, n, 1e-5f, x));
+    RUN(ops->layer_norm(x, other, other, n, 1e-5f, x));
+    RUN(ops->add(x, other, n));
+    RUN(ops->scale(x, 1.7f, n));
+    RUN(ops->silu_mul(x, other, n));
+    RUN(ops->gelu_mul(x, other, n));
+    RUN(ops->softcap(x, 30.0f, n));
+    RUN(ops->rope(x, other, other, n & ~1, true));
+    RUN(ops->rope(x, other, other, n & ~1, false));
+#undef RUN
+    unguard(&g);
+}
+enum { N_ROW_OPERATIONS = 10 };
+
+static void row_operations_exact(const float *from, const float *other, int n, double *results) {
+    double squares = 0, mean = 0, variance = 0;
+    for (int i = 0; i < n; i++) {
+        squares += (double)from[i] * (double)from[i] / n;
+        mean += (double)from[i] / n;
+    }
+    for (int i = 0; i < n; i++) variance += ((double)from[i] - mean) * ((double)from[i] - mean) / n;
+    for (int i = 0; i < n; i++) {
+        const double x = (double)from[i], y = (double)other[i], u = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+        const int half = n / 2, pair = i / 2 * 2;
+        double row[] = {x / sqrt(squares + 1e-5) * y, x / sqrt(squares + 1e-5), (x - mean) / sqrt(variance + 1e-5) * y + y, x + y,
+                        x * (double)1.7f, x / (1 + exp(-x)) * y, 0.5 * x * (1 + tanh(u)) * y, 30 * tanh(x / 30), x, x};
+        if (i < half * 2) {
+            const double c = (double)other[i % half], a = (double)from[i % half], b = (double)from[i % half + half];
+            row[8] = i < half ? a * c - b * c : a * c + b * c;
+            const double d = (double)other[i / 2], e = (double)from[pair], f = (double)from[pair + 1];
+            row[9] = i % 2 == 0 ? e * d - f * d : e * d + f * d;
+        }
+        for (int r = 0; r < N_ROW_OPERATIONS; r++) results[r * n + i] = row[r];
+    }
+}
+
+static void test_row_operations(void **state) {
+    (void)state;
+    static const int lengths[] = {1, 2, 15, 16, 17, 64, 100, 576, 1023};
+    for (size_t l = 0; l < sizeof lengths / sizeof lengths[0]; l++) {
+        const int n = lengths[l];
+        const size_t total = (size_t)n * N_ROW_OPERATIONS;
+        float *from = malloc(sizeof(float) * (size_t)n), *other = malloc(sizeof(float) * (size_t)n);
+        float *reference = malloc(sizeof(float) * total), *got = malloc(sizeof(float) * total);
+        double *exact = malloc(sizeof(double) * total);
+        for (int i = 0; i < n; i++) {
+            from[i] = i % 17 == 3 ? random_float(90.0f) : random_float(4.0f);
+            other[i] = random_float(2.0f);
+        }
+        row_operations(&kern_ops_reference, from, other, n, reference);
+        row_operations_exact(from, other, n, exact);
+        for (size_t i = 0; i < total; i++) {
+            /* Sums of n terms, then a few operations of relative error 2^-24 to 2e-7 (exp), magnitudes up to about 100. */
+            double limit = 1e-6 * fabs(exact[i]) + 2e-5;
+            if (fabs((double)reference[i] - exact[i]) > limit)
+                fail_msg("operation %zu, n=%d, element %zu: %g, expected %g", i / (size_t)n, n, i % (size_t)n, (double)reference[i], exact[i]);
+        }
+        for (size_t k = 0; k < sizeof level_names / sizeof level_names[0]; k++) {
+            const kern_ops *ops = kern_level(level_names[k]);
+            if (ops == NULL) continue;
+            row_operations(ops, from, other, n, got);
+            for (size_t i = 0; i < total; i++)
+                if (memcmp(&got[i], &reference[i], sizeof(float)) != 0)
+                    fail_msg("%s: operation %zu, n=%d, element %zu: %.9g, expected %.9g", ops->name, i / (size_t)n, n, i % (size_t)n,
+                             (double)got[i], (double)reference[i]);
+        }
+        free(from);
+        free(other);
+        free(reference);
+        free(got);
+        free(exact);
+    }
+}
+
+static void test_quantise(void **state) {
+    (void)state;
+    enum { N = 100, PADDED = 128 };
+    float values[N];
+    for (int i = 0; i < N; i++) values[i] = i >= 32 && i < 64 ? 0.0f : random_float(i < 32 ? 1e-3f : 50.0f);
+    void *memory[3];
+    kern_rows rows[3];
+    const kern_ops *ops[3] = {&kern_ops_reference, kern_level("avx2"), kern_level("avx512")};
+    for (int l = 0; l < 3; l++) {
+        if (ops[l] == NULL) continue;
+        memory[l] = aligned_alloc(KERN_ALIGN, kern_rows_bytes(1, N));
+        memset(memory[l], 0x55, kern_rows_bytes(1, N));
+        kern_rows_bind(&rows[l], memory[l], 1, N);
+        assert_int_equal(rows[l].n_cols, PADDED);
+        ops[l]->quantise(&rows[l], 0, values, N);
+        for (int i = 0; i < PADDED; i++) {
+            const float x = i < N ? values[i] : 0.0f, d = rows[l].d[i / 32];
+            assert_true(fabsf((float)rows[l].q[i] * d - x) <= d * 0.5001f);
+            assert_int_equal(rows[l].q[i], rows[0].q[i]);
+        }
+        for (int b = 0; b < PADDED / 32; b++) {
+            int low = 0, high = 0;
+            for (int i = 0; i < 16; i++) {
+                low += rows[l].q[32 * b + i];
+                high += rows[l].q[32 * b + 16 + i];
+            }
+            assert_int_equal(rows[l].neg_sum[2 * b], -low);
+            assert_int_equal(rows[l].neg_sum[2 * b + 1], -high);
+            assert_true(rows[l].sum[b] == rows[l].d[b] * (float)(low + high));
+            assert_true(rows[l].d[b] == rows[0].d[b]);
+        }
+    }
+    for (int l = 0; l < 3; l++)
+        if (ops[l]) free(memory[l]);
+}
+
+/* ---- attention -------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_KEYS = 1100, MAX_D = 80 };
+
+typedef struct attention_case {
+    int n_rows, d_head, d_value;
+    int32_t key_begin[KERN_ATTENTION_ROWS], key_end[KERN_ATTENTION_ROWS];
+    float softcap, alibi;
+} attention_case;
+
+typedef struct attention_data {
+    float q[KERN_ATTENTION_ROWS][MAX_D], k[MAX_KEYS][MAX_D], v[MAX_KEYS][MAX_D];
+    unsigned char *pages[MAX_KEYS / KERN_PAGE + 1];
+    size_t v_offset;
+} attention_data;
+
+static void fill_pages(attention_data *data, const attention_case *c, const kern_ops *ops, int n_keys) {
+    const size_t k_bytes = (size_t)c->d_head * KERN_PAGE * 2, v_bytes = (size_t)kern_pad16(c->d_value) * KERN_PAGE * 2;
+    data->v_offset = k_bytes;
+    for (int i = 0; i < (n_keys + KERN_PAGE - 1) / KERN_PAGE; i++) {
+        data->pages[i] = malloc(k_bytes + v_bytes);
+        memset(data->pages[i], 0x7E, k_bytes + v_bytes); /* NaN where nothing is stored: it must never count */
+    }
+    for (int t = 0; t < n_keys; t++)
+        ops->kv_store(data->pages[t / KERN_PAGE], 0, k_bytes, t % KERN_PAGE, data->k[t], c->d_head, data->v[t], c->d_value);
+}
+
+static void free_pages(attention_data *data, int n_keys) {
+    for (int i = 0; i < (n_keys + KERN_PAGE - 1) / KERN_PAGE; i++) free(data->pages[i]);
+}
+
+static void run_attention(const kern_ops *ops, attention_data *data, const attention_case *c, int first, int n, float out[][MAX_D]) {
+    const float *q[KERN_ATTENTION_ROWS];
+    float total_values[KERN_ATTENTION_ROWS * MAX_D], part_values[KERN_ATTENTION_ROWS * MAX_D];
+    kern_softmax total = {.values = total_values}, part = {.values = part_values};
+    int32_t last = 0, begin = MAX_KEYS;
+    for (int i = 0; i < n; i++) {
+        q[i] = data->q[first + i];
+        total.max[i] = -INFINITY;
+        if (c->key_end[first + i] > last) last = c->key_end[first + i];
+        if (c->key_begin[first + i] < begin) begin = c->key_begin[first + i];
+    }
+    kern_attention a = {.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = q, .key_begin = c->key_begin + first,
+                        .key_end = c->key_end + first, .pages = data->pages, .k_offset = 0, .v_offset = data->v_offset,
+                        .softcap = c->softcap, .alibi_slope = c->alibi};
+    for (int32_t s = begin / KERN_SEGMENT; s * KERN_SEGMENT < last; s++) {
+        int32_t end = (s + 1) * KERN_SEGMENT < last ? (s + 1) * KERN_SEGMENT : last;
+        ops->attend(&a, s * KERN_SEGMENT, end, &part);
+        ops->attend_merge(n, c->d_value, &total, &part);
+    }
+    for (int i = 0; i < n; i++) ops->attend_finish(&total, i, c->d_value, out[first + i]);
+}
+
+static void exact_attention(const attention_data *data, const attention_case *c, int row, double *out) {
+    double scores[MAX_KEYS], largest = -1e300, sum = 0;
+    for (int t = c->key_begin[row]; t < c->key_end[row]; t++) {
+        scores[t] = 0;
+        for (int d = 0; d < c->d_head; d++)
+            scores[t] += (double)data->q[row][d] * (double)quant_f16_to_f32(quant_f32_to_f16(data->k[t][d]));
+        if (c->softcap != 0.0f) scores[t] = (double)c->softcap * tanh(scores[t] / (double)c->softcap);
+        scores[t] -= (double)c->alibi * (c->key_end[row] - 1 - t);
+        if (scores[t] > largest) largest = scores[t];
+    }
+    for (int d = 0; d < c->d_value; d++) out[d] = 0;
+    for (int t = c->key_begin[row]; t < c->key_end[row]; t++) {
+        double p = exp(scores[t] - largest);
+        sum += p;
+        for (int d = 0; d < c->d_value; d++) out[d] += p * (double)quant_f16_to_f32(quant_f32_to_f16(data->v[t][d]));
+    }
+    for (int d = 0; d < c->d_value; d++) out[d] /= sum;
+}
+
+static void one_attention(attention_data *data, const attention_case *c) {
+    float reference[KERN_ATTENTION_ROWS][MAX_D], out[KERN_ATTENTION_ROWS][MAX_D];
+    double exact[MAX_D];
+    int n_keys = 0;
+    for (int i = 0; i < c->n_rows; i++) n_keys = c->key_end[i] > n_keys ? c->key_end[i] : n_keys;
+    fill_pages(data, c, &kern_ops_reference, n_keys);
+    run_attention(&kern_ops_reference, data, c, 0, c->n_rows, reference);
+    for (int i = 0; i < c->n_rows; i++) {
+        exact_attention(data, c, i, exact);
+        for (int d = 0; d < c->d_value; d++)
+            if (fabs((double)reference[i][d] - exact[d]) > 2e-5)
+                fail_msg("attention row %d value %d: %g, expected %g", i, d, (double)reference[i][d], exact[d]);
+    }
+    for (size_t l = 0; l < sizeof level_names / sizeof level_names[0]; l++) {
+        const kern_ops *ops = kern_level(level_names[l]);
+        if (ops == NULL) continue;
+        for (int tile = 1; tile <= c->n_rows; tile++) {
+            memset(out, 0, sizeof out);
+            for (int first = 0; first < c->n_rows; first += tile)
+                run_attention(ops, data, c, first, c->n_rows - first < tile ? c->n_rows - first : tile, out);
+            for (int i = 0; i < c->n_rows; i++)
+                if (memcmp(out[i], reference[i], sizeof(float) * (size_t)c->d_value) != 0)
+                    fail_msg("%s: attention row %d differs from the reference in tiles of %d", ops->name, i, tile);
+        }
+    }
+    free_pages(data, n_keys);
+}
+
+static void test_attention(void **state) {
+    (void)state;
+    static attention_data data;
+    for (int t = 0; t < MAX_KEYS; t++)
+        for (int d = 0; d < MAX_D; d++) {
+            data.k[t][d] = random_float(1.0f);
+            data.v[t][d] = random_float(1.0f);
+        }
+    for (int i = 0; i < KERN_ATTENTION_ROWS; i++)
+        for (int d = 0; d < MAX_D; d++) data.q[i][d] = random_float(0.7f);
+    static const attention_case cases[] = {
+        {.n_rows = 1, .d_head = 64, .d_value = 64, .key_begin = {0}, .key_end = {1}},
+        {.n_rows = 3, .d_head = 64, .d_value = 64, .key_begin = {0}, .key_end = {5, 6, 7}},
+        {.n_rows = 8, .d_head = 24, .d_value = 24, .key_begin = {0}, .key_end = {30, 31, 32, 33, 34, 35, 36, 37}},
+        {.n_rows = 8, .d_head = 80, .d_value = 40, .key_begin = {0}, .key_end = {508, 509, 510, 511, 512, 513, 514, 515}},
+        {.n_rows = 4, .d_head = 16, .d_value = 16, .key_begin = {400, 401, 402, 403}, .key_end = {600, 601, 602, 603}},
+        {.n_rows = 5, .d_head = 32, .d_value = 32, .key_begin = {0, 500, 520, 0, 600}, .key_end = {40, 700, 640, 1100, 1030}},
+        {.n_rows = 2, .d_head = 64, .d_value = 64, .key_begin = {0, 0}, .key_end = {700, 90}, .softcap = 2.0f},
+        {.n_rows = 2, .d_head = 16, .d_value = 16, .key_begin = {0, 0}, .key_end = {700, 90}, .alibi = 0.25f},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) one_attention(&data, &cases[i]);
+}
+
+/* ---- speed ------------------------------------------------------------------------------------------------------------ */
+
+static void bench(void) {
+    static const struct {
+        int n, k;
+    } shapes[] = {{1536, 576}, {576, 1536}, {8192, 2048}};
+    static const int rows[] = {1, 4, 8, 128};
+    printf("%-8s %-6s %12s %5s %12s %10s\n", "level", "type", "n x k", "rows", "GMAC/s", "GB/s");
+    for (size_t l = 0; l < 2; l++) {
+        const kern_ops *ops = kern_level(level_names[l]);
+        for (size_t t = 0; ops && t < N_TYPES; t++)
+            for (size_t s = 0; s < 3; s++)
+                for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
+                    problem p;
+                    if (shapes[s].k % quant_format_of(types[t])->block_size) continue;
+                    problem_open(&p, types[t], shapes[s].n, shapes[s].k, rows[r], FILL_RANDOM, ops);
+                    float *out = malloc(sizeof(float) * (size_t)p.packed.n_panels * KERN_PANEL * (size_t)rows[r]);
+                    int64_t begin = clock_now_us(), now;
+                    int n = 0;
+                    do {
+                        ops->matmul(&p.packed, 0, p.packed.n_panels, &p.x, rows[r], out, (size_t)p.packed.n_panels * KERN_PANEL, false,
+                                    p.scratch.data);
+                        n++;
+                    } while ((now = clock_now_us()) - begin < 100000);
+                    double seconds = (double)(now - begin) * 1e-6 / n;
+                    printf("%-8s %-6s %6d x %4d %5d %12.1f %10.2f\n", ops->name, p.format->name, shapes[s].n, shapes[s].k, rows[r],
+                           (double)shapes[s].n * shapes[s].k * rows[r] / seconds * 1e-9,
+                           (double)kern_matrix_bytes(&p.packed) / seconds * 1e-9);
+                    free(out);
+                    problem_close(&p);
+                }
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        bench();
+        return 0;
+    }
+    for (size_t l = 0; l < sizeof level_names / sizeof level_names[0]; l++)
+        if (kern_level(level_names[l]) == NULL) printf("skipped: this CPU does not have %s\n", level_names[l]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_products),  cmocka_unit_test(test_add),       cmocka_unit_test(test_row_operations),
+        cmocka_unit_test(test_quantise),  cmocka_unit_test(test_attention),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
