@@ -16,8 +16,19 @@
 enum { GGUF_MAX_DIMS = 4, GGUF_MAX_NAME = 128 };
 
 typedef enum gguf_value_type {
-    GGUF_UINT8 = 0, GGUF_INT8 = 1, GGUF_UINT16 = 2, GGUF_INT16 = 3, GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6,
-    GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_UINT64 = 10, GGUF_INT64 = 11, GGUF_FLOAT64 = 12,
+    GGUF_UINT8 = 0,
+    GGUF_INT8 = 1,
+    GGUF_UINT16 = 2,
+    GGUF_INT16 = 3,
+    GGUF_UINT32 = 4,
+    GGUF_INT32 = 5,
+    GGUF_FLOAT32 = 6,
+    GGUF_BOOL = 7,
+    GGUF_STRING = 8,
+    GGUF_ARRAY = 9,
+    GGUF_UINT64 = 10,
+    GGUF_INT64 = 11,
+    GGUF_FLOAT64 = 12,
 } gguf_value_type;
 
 typedef struct gguf_string {
@@ -40,9 +51,9 @@ typedef struct gguf_tensor {
     uint64_t dims[GGUF_MAX_DIMS]; /* dims[0] is the fastest: the row length K; unused ones are 1 */
     const quant_format *format;   /* never NULL: a type that the table lacks is refused by the parser */
     uint64_t n_values, n_bytes;
-    uint64_t file_offset;         /* of the data in its file, for messages */
-    const unsigned char *data;    /* inside the mapping; n_bytes are readable; NULL when parsed without data */
-    uint16_t part;                /* which file of a split model */
+    uint64_t file_offset;      /* of the data in its file, for messages */
+    const unsigned char *data; /* inside the mapping; n_bytes are readable; NULL when parsed without data */
+    uint16_t part;             /* which file of a split model */
 } gguf_tensor;
 
 typedef struct gguf gguf;
@@ -63,18 +74,27 @@ size_t gguf_n_key_values(const gguf *g);
 const gguf_key_value *gguf_key_value_at(const gguf *g, size_t i);
 size_t gguf_n_tensors(const gguf *g);
 const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i);
-const gguf_key_value *gguf_find(const gguf *g, const char *key);       /* NULL if absent */
-const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name);  /* NULL if absent; hashed */
+const gguf_key_value *gguf_find(const gguf *g, const char *key);      /* NULL if absent */
+const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name); /* NULL if absent; binary search */
 
 /* Typed look-ups. 1 = found, *out set; 0 = absent, *out untouched; WEIR_E_FORMAT = present with a type that cannot be read as
- * asked (any integer type that holds the value is accepted for integers, floats and integers for floats, array of 1 for none). */
+ * asked (any integer type that holds the value is accepted for integers, floats and integers for floats, an array for none). */
 int gguf_get_u32(const gguf *g, const char *key, uint32_t *out, weir_error *err);
 int gguf_get_f32(const gguf *g, const char *key, float *out, weir_error *err);
 int gguf_get_bool(const gguf *g, const char *key, bool *out, weir_error *err);
 int gguf_get_string(const gguf *g, const char *key, gguf_string *out, weir_error *err);
-/* Element i of a numeric array (or, for i == 0, of a scalar). 0 when i is out of range. */
+/* Element i of a numeric array (or, for i == 0, of a scalar): 1 = *out set; 0 = i is out of range; WEIR_E_FORMAT = not numbers
+ * of that kind (integers and bools for i64, which must hold the value; floats too for f64). *out is untouched unless 1. */
 int gguf_item_i64(const gguf_key_value *kv, uint64_t i, int64_t *out);
 int gguf_item_f64(const gguf_key_value *kv, uint64_t i, double *out);
+
+/* "uint32", "string", ...; "unknown" for a number outside the enum. Static storage. */
+const char *gguf_value_type_name(gguf_value_type type);
+/* Names and strings of a file may hold anything: this makes one line of printable, well-formed UTF-8 for messages and
+ * terminals. Control characters, invisible direction marks and ill-formed bytes become \n, \t, \xNN or \u{NNNN}, a backslash is
+ * doubled. Writes at most `capacity` bytes with the NUL, cut between characters and then ending in "...", and returns the bytes
+ * before the NUL. */
+size_t gguf_printable(gguf_string s, char *out, size_t capacity);
 
 /* Tells the kernel what comes: the whole file will be read soon / is no longer needed in the page cache mapping. */
 void gguf_will_need(const gguf *g);

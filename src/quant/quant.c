@@ -7,8 +7,10 @@
 #include "quant/quant_formats.h"
 
 /* A row whose values the library turns into floats, and one that it can only measure. */
+/* clang-format off */
 #define FORMAT(id, text, values, bytes, function) {QUANT_##id, text, values, bytes, quant_dequantise_##function}
 #define SIZE_ONLY(id, text, values, bytes) {QUANT_##id, text, values, bytes, NULL}
+/* clang-format on */
 
 /* In the order of the type numbers. */
 static const quant_format formats[] = {
@@ -101,14 +103,16 @@ uint16_t quant_f32_to_f16(float f) {
     uint32_t bits = bits_of(f), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));
     if (magnitude >= HALF_OF_LARGEST_STEP) return (uint16_t)(sign | 0x7c00u);
-    if (magnitude < SMALLEST_NORMAL) { /* at 0.5 a float's last place is 2^-24, one step of the subnormals: the addition rounds */
+    if (magnitude < SMALLEST_NORMAL) { /* at 0.5 the last place of a float is 2^-24, a step of the subnormals: the sum rounds */
         return (uint16_t)(sign | (bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f)));
     }
     uint32_t odd = magnitude >> 13 & 1;
     return (uint16_t)(sign | ((magnitude - (112u << 23) + 0xfffu + odd) >> 13));
 }
 
-float quant_bf16_to_f32(uint16_t h) { return float_of((uint32_t)h << 16); }
+float quant_bf16_to_f32(uint16_t h) {
+    return float_of((uint32_t)h << 16);
+}
 
 uint16_t quant_f32_to_bf16(float f) {
     uint32_t bits = bits_of(f);

@@ -1,5 +1,5 @@
-/* Inside src/quant only: the dequantisers that the table in quant.c names, and loads of little-endian fields. Blocks are described by
- * structs of bytes, so that they have no alignment and no padding on any machine. */
+/* Inside src/quant only: the dequantisers that the table in quant.c names, and loads of little-endian fields. Blocks are
+ * described by structs of bytes, so that they have no alignment and no padding on any machine. */
 #ifndef WEIR_QUANT_FORMATS_H
 #define WEIR_QUANT_FORMATS_H
 
@@ -10,17 +10,28 @@
 
 enum { QUANT_SUPER_BLOCK = 256 }; /* values in a block of the K, IQ and TQ formats */
 
-static inline uint32_t load_u16(const uint8_t *bytes) { return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8; }
-static inline uint32_t load_u32(const uint8_t *bytes) { return load_u16(bytes) | load_u16(bytes + 2) << 16; }
-static inline float load_f16(const uint8_t *bytes) { return quant_f16_to_f32((uint16_t)load_u16(bytes)); }
+static inline uint32_t load_u16(const uint8_t *bytes) {
+    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8;
+}
+static inline uint32_t load_u32(const uint8_t *bytes) {
+    return load_u16(bytes) | load_u16(bytes + 2) << 16;
+}
+static inline float load_f16(const uint8_t *bytes) {
+    return quant_f16_to_f32((uint16_t)load_u16(bytes));
+}
 
-/* X(function): the plain and the 32-value formats (quant_basic.c), super-blocks with sub-scales (quant_k.c). */
-#define QUANT_DEQUANTISERS(X)                                                                                                    \
-    X(dequantise_f32) X(dequantise_f16) X(dequantise_bf16)                                                                       \
-    X(dequantise_q4_0) X(dequantise_q4_1) X(dequantise_q5_0) X(dequantise_q5_1) X(dequantise_q8_0)                               \
-    X(dequantise_q2_k) X(dequantise_q3_k) X(dequantise_q4_k) X(dequantise_q5_k) X(dequantise_q6_k)
-#define QUANT_DECLARE(function) void quant_##function(const void *blocks, float *out, size_t n_blocks);
-QUANT_DEQUANTISERS(QUANT_DECLARE)
-#undef QUANT_DECLARE
+void quant_dequantise_f32(const void *blocks, float *out, size_t n_blocks); /* quant_basic.c */
+void quant_dequantise_f16(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_bf16(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q4_0(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q4_1(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q5_0(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q5_1(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q8_0(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q2_k(const void *blocks, float *out, size_t n_blocks); /* quant_k.c */
+void quant_dequantise_q3_k(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q4_k(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q5_k(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q6_k(const void *blocks, float *out, size_t n_blocks);
 
 #endif

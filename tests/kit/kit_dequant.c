@@ -1,5 +1,5 @@
-/* The block formats: `index.json` lists, for each type, a file of raw blocks and a file of the float32 values that they stand for.
- * Every bit must agree. */
+/* The block formats: `index.json` lists, for each type, a file of raw blocks and a file of the float32 values that they stand
+ * for. Every bit must agree. */
 #include "kit.h"
 
 #include <jansson.h>
@@ -50,8 +50,8 @@ static void run_type(kit_report *r, const char *dir, json_t *entry) {
         return;
     }
     if (strcmp(format->name, name) != 0 || format->block_size != block_size || format->block_bytes != type_size) {
-        kit_fail(r, "%s: type %lld is %s with %d values in %d bytes, expected %lld in %lld", name, (long long)type, format->name,
-                 format->block_size, format->block_bytes, (long long)block_size, (long long)type_size);
+        kit_fail(r, "%s: type %lld is %s with %d values in %d bytes, expected %lld in %lld", name, (long long)type,
+                 format->name, format->block_size, format->block_bytes, (long long)block_size, (long long)type_size);
         return;
     }
     if (format->dequantise == NULL) {
@@ -63,7 +63,8 @@ static void run_type(kit_report *r, const char *dir, json_t *entry) {
     char *values = kit_read_file(kit_path(dir, "%s", values_name), &values_bytes);
     if (blocks == NULL || values == NULL) {
         kit_fail(r, "%s: cannot read %s and %s", name, blocks_name, values_name);
-    } else if (blocks_bytes != (size_t)n_blocks * (size_t)type_size || values_bytes != (size_t)n_blocks * (size_t)block_size * 4) {
+    } else if (blocks_bytes != (size_t)n_blocks * (size_t)type_size ||
+               values_bytes != (size_t)n_blocks * (size_t)block_size * 4) {
         kit_fail(r, "%s: the files do not have the sizes that index.json says", name);
     } else {
         compare(r, format, blocks, values, (size_t)n_blocks);
