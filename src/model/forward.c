@@ -242,10 +242,8 @@ static void row_barrier(worker *w) {
     if (!w->replicated) pool_barrier(w->f->threads);
 }
 
-/* Makes row r of a matrix input: as floats for floating point weights, else in int8 blocks. */
-static void fill_input(const kern_ops *ops, const kern_matrix *user, kern_rows *in, int32_t r, const float *values, int32_t n) {
-    if (user->layout->bits) ops->quantise(in, r, values, n);
-}
+/* Whether a matrix reads its input in int8 blocks; floating point weights read the floats. */
+static bool wants_int8(const kern_matrix *w) { return w->layout->bits != 0; }
 
 static void embed(worker *w) {
     forward *f = w->f;
@@ -278,19 +276,20 @@ static void absorb(worker *w, int32_t r, const float *bias, const float *post_no
 }
 
 /* The norm before a block, and its result as matrix input. */
-static void norm_rows(worker *w, const float *weight, const kern_matrix *user) {
+static void norm_rows(worker *w, const float *weight, bool int8) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
     for (int32_t r = w->begin; r < w->end; r++) {
         float *normed = w->rows->normed + (size_t)r * (size_t)f->d_model_pad;
         f->m->ops->rms_norm(w->rows->x + (size_t)r * (size_t)f->d_model_pad, weight, c->d_model, c->norm_eps, normed);
-        fill_input(f->m->ops, user, &w->rows->model, r, normed, c->d_model);
+        if (int8) f->m->ops->quantise(&w->rows->model, r, normed, c->d_model);
     }
 }
 
 /* Rows of a shared buffer (in->f32) as input of the next matrix. */
 static void input_rows(worker *w, int32_t n_cols, const kern_matrix *user, kern_rows *in) {
-    for (int32_t r = w->begin; r < w->end; r++) fill_input(w->f->m->ops, user, in, r, in->f32 + (size_t)r * in->stride, n_cols);
+    if (!wants_int8(user)) return;
+    for (int32_t r = w->begin; r < w->end; r++) w->f->m->ops->quantise(in, r, in->f32 + (size_t)r * in->stride, n_cols);
 }
 
 /* ---- matrix work ------------------------------------------------------------------------------------------------------ */
@@ -580,7 +579,7 @@ static bool layer_attention(worker *w, const model_layer *layer, int32_t index, 
     if (w->thread == 0 && one_token_each(f->batch)) reset_parts(f, layer);
     if (index > 0)
         for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, bias_before, post_norm_before);
-    norm_rows(w, layer->attn_norm, &layer->q);
+    norm_rows(w, layer->attn_norm, wants_int8(&layer->q) || wants_int8(&layer->k) || wants_int8(&layer->v));
     row_barrier(w);
     const product qkv[] = {{&layer->q, f->q, (size_t)f->n_q_pad, layer->q_bias},
                            {&layer->k, f->k, (size_t)f->n_k_pad, layer->k_bias},
@@ -603,7 +602,7 @@ static void layer_feed_forward(worker *w, const model_layer *layer, int32_t inde
     forward *f = w->f;
     const model_config *c = &f->m->config;
     for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, layer->o_bias, layer->attn_post_norm);
-    norm_rows(w, layer->ffn_norm, &layer->gate);
+    norm_rows(w, layer->ffn_norm, wants_int8(&layer->gate) || wants_int8(&layer->up));
     row_barrier(w);
     gate_up(w, layer, index);
     pool_barrier(f->threads);
@@ -630,7 +629,7 @@ static void output_head(worker *w) {
     for (int32_t i = begin; i < end; i++) {
         float *normed = to->normed + (size_t)i * (size_t)f->d_model_pad;
         ops->rms_norm(w->rows->x + (size_t)b->output_rows[i] * (size_t)f->d_model_pad, f->m->output_norm, c->d_model, c->norm_eps, normed);
-        fill_input(ops, &f->m->output, &to->model, i, normed, c->d_model);
+        if (wants_int8(&f->m->output)) ops->quantise(&to->model, i, normed, c->d_model);
     }
     pool_barrier(f->threads);
     const product head = {&f->m->output, b->logits, b->logits_stride, NULL};
