@@ -1,7 +1,7 @@
 /* GGUF v2/v3 files: parsing a byte range into a checked directory of metadata and tensors, and mapping files.
  * gguf_parse is a pure function over (bytes, n_bytes) with a bounds-checked cursor: every count, length, offset and size is
  * checked against the range before it is used, so nothing in a file can make it read outside, allocate absurdly, loop or crash.
- * Knows nothing of architectures, tokenisers or what keys mean (except `general.alignment` and `split.*`).
+ * Knows nothing of architectures, tokenisers or what keys mean (except `general.alignment`, `general.file_type` and `split.*`).
  * Immutable after opening; any thread. */
 #ifndef WEIR_GGUF_H
 #define WEIR_GGUF_H
@@ -88,6 +88,9 @@ int gguf_get_string(const gguf *g, const char *key, gguf_string *out, weir_error
 int gguf_item_i64(const gguf_key_value *kv, uint64_t i, int64_t *out);
 int gguf_item_f64(const gguf_key_value *kv, uint64_t i, double *out);
 
+/* What the file is called after: the name of `general.file_type` ("Q4_K_M"), or of the tensor type that takes most bytes when
+ * the key is absent or its number unknown; "unknown" without tensors. Static storage. */
+const char *gguf_file_type_name(const gguf *g);
 /* "uint32", "string", ...; "unknown" for a number outside the enum. Static storage. */
 const char *gguf_value_type_name(gguf_value_type type);
 /* Names and strings of a file may hold anything: this makes one line of printable, well-formed UTF-8 for messages and

@@ -193,6 +193,36 @@ int gguf_get_string(const gguf *g, const char *key, gguf_string *out, weir_error
     return 1;
 }
 
+/* The numbers of general.file_type, as llama.cpp's tools write them. */
+static const char *const file_types[] = {
+    [0] = "F32",     [1] = "F16",     [2] = "Q4_0",       [3] = "Q4_1",    [7] = "Q8_0",     [8] = "Q5_0",
+    [9] = "Q5_1",    [10] = "Q2_K",   [11] = "Q3_K_S",    [12] = "Q3_K_M", [13] = "Q3_K_L",  [14] = "Q4_K_S",
+    [15] = "Q4_K_M", [16] = "Q5_K_S", [17] = "Q5_K_M",    [18] = "Q6_K",   [19] = "IQ2_XXS", [20] = "IQ2_XS",
+    [21] = "Q2_K_S", [22] = "IQ3_XS", [23] = "IQ3_XXS",   [24] = "IQ1_S",  [25] = "IQ4_NL",  [26] = "IQ3_S",
+    [27] = "IQ3_M",  [28] = "IQ2_S",  [29] = "IQ2_M",     [30] = "IQ4_XS", [31] = "IQ1_M",   [32] = "BF16",
+    [36] = "TQ1_0",  [37] = "TQ2_0",  [38] = "MXFP4_MOE", [39] = "NVFP4",  [40] = "Q1_0",    [41] = "Q2_0",
+};
+
+const char *gguf_file_type_name(const gguf *g) {
+    uint32_t number;
+    if (gguf_get_u32(g, "general.file_type", &number, NULL) == 1 && number < sizeof file_types / sizeof file_types[0] &&
+        file_types[number]) {
+        return file_types[number];
+    }
+    size_t n_formats;
+    const quant_format *formats = quant_format_table(&n_formats), *most = NULL;
+    uint64_t most_bytes = 0;
+    for (size_t f = 0; f < n_formats; f++) {
+        uint64_t n_bytes = 0;
+        for (size_t i = 0; i < g->n_tensors; i++) n_bytes += g->tensors[i].format == &formats[f] ? g->tensors[i].n_bytes : 0;
+        if (n_bytes > most_bytes) {
+            most_bytes = n_bytes;
+            most = &formats[f];
+        }
+    }
+    return most ? most->name : "unknown";
+}
+
 /* ---- text for messages ------------------------------------------------------------------------------------------------ */
 
 /* Characters that a terminal acts upon, or that reorder or hide what stands beside them. */

@@ -1,0 +1,26 @@
+/* `weir inspect`: what is in a GGUF file, as text for people or JSON for programs. Formats only: the caller opens the file and
+ * writes the result. Everything that comes from the file is made harmless to a terminal. Pure functions; any thread. */
+#ifndef WEIR_CLI_INSPECT_H
+#define WEIR_CLI_INSPECT_H
+
+#include <stdbool.h>
+
+#include "base/buf.h"
+#include "gguf/gguf.h"
+
+typedef struct inspect_options {
+    bool json;    /* one JSON object instead of text */
+    bool tensors; /* list every tensor, not only the totals of each type */
+    bool full;    /* arrays and strings in full length; else arrays show 6 items, and text shows 96 characters of a string */
+} inspect_options;
+
+/* Appends to `out`, ending in a newline. Text: a summary, the metadata, the totals of each tensor type, the tensors if asked.
+ * JSON: {"file", "version", "parts", "file_bytes", "file_type", "n_tensors", "n_values", "tensor_bytes", "metadata": {KEY:
+ * {"type", "value"} or {"type": "array", "item_type", "n_items", "value"}}, "types": [{"type", "n_tensors", "n_values",
+ * "n_bytes"}], "tensors": [{"name", "type", "shape", "n_values", "n_bytes", "offset", "part"}]} with "tensors" only if asked.
+ * Keys and names are as gguf_printable makes them; ill-formed UTF-8 in values becomes U+FFFD; numbers that JSON lacks are the
+ * strings "nan", "inf",
+ * "-inf". Shapes have the row length first. Errors: WEIR_E_NOMEM. */
+int inspect_render(const gguf *g, const inspect_options *options, buf *out, weir_error *err);
+
+#endif
