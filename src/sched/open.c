@@ -1,0 +1,94 @@
+/* weir_engine_open: the scheduler over the real engine. The only file here that knows engine.h. */
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "engine/engine.h"
+#include "sched/sched.h"
+
+typedef struct real_backend {
+    weir_model *model;
+    engine *e;
+    engine_item *items; /* [engine_n_parallel] */
+} real_backend;
+
+static int seq_open(void *context, int32_t n_tokens, void **seq, weir_error *err) {
+    real_backend *b = context;
+    engine_seq *s = NULL;
+    int rc = engine_seq_open(b->e, n_tokens, &s, err);
+    *seq = s;
+    return rc;
+}
+
+static void seq_close(void *context, void *seq) {
+    real_backend *b = context;
+    engine_seq *s = seq;
+    engine_seq_close(b->e, &s);
+}
+
+static int step(void *context, const sched_item *items, int32_t n_items, sched_abort_fn abort, void *user, weir_error *err) {
+    real_backend *b = context;
+    FAIL_IF(n_items > engine_n_parallel(b->e), err, WEIR_E_INVALID, NULL, "%d items in a step of at most %d", n_items,
+            engine_n_parallel(b->e));
+    for (int32_t i = 0; i < n_items; i++)
+        b->items[i] = (engine_item){.seq = items[i].seq, .tokens = items[i].tokens, .n_tok = items[i].n_tok,
+                                    .want_logits = items[i].want_logits};
+    return engine_step(b->e, b->items, n_items, abort, user, err);
+}
+
+static const float *logits(void *context, int32_t i) { return engine_logits(((real_backend *)context)->e, i); }
+
+static int64_t kv_tokens_used(void *context) { return engine_kv_tokens_used(((real_backend *)context)->e); }
+
+static const char *piece(void *context, int32_t token, bool special, size_t *n_bytes) {
+    return weir_token_bytes(((real_backend *)context)->model, token, special, n_bytes);
+}
+
+static bool is_eog(void *context, int32_t token) { return weir_token_is_eog(((real_backend *)context)->model, token); }
+
+static int64_t now_us(void *context) {
+    (void)context;
+    return clock_now_us();
+}
+
+static void backend_close(void *context) {
+    real_backend *b = context;
+    engine_close(&b->e);
+    free(b->items);
+    free(b);
+}
+
+int weir_engine_open(weir_engine **out, weir_model *model, const weir_engine_options *options, weir_error *err) {
+    *out = NULL;
+    real_backend *b = calloc(1, sizeof *b);
+    FAIL_IF(b == NULL, err, WEIR_E_NOMEM, NULL, "no memory for the engine");
+    b->model = model;
+    int rc = engine_open(&b->e, model, options, err);
+    if (rc == 0) {
+        b->items = calloc((size_t)engine_n_parallel(b->e), sizeof *b->items);
+        if (b->items == NULL) rc = error_set(err, WEIR_E_NOMEM, NULL, "no memory for the engine");
+    }
+    if (rc != 0) {
+        backend_close(b);
+        return rc;
+    }
+    weir_engine_options sizes = options ? *options : (weir_engine_options){0};
+    sizes.n_parallel = engine_n_parallel(b->e);
+    sizes.n_batch = engine_n_batch(b->e);
+    const sched_backend backend = {
+        .context = b,
+        .n_vocab = weir_model_get_info(model)->n_vocab,
+        .n_ctx = engine_n_ctx(b->e),
+        .kv_tokens_total = engine_kv_tokens_total(b->e),
+        .seq_open = seq_open,
+        .seq_close = seq_close,
+        .step = step,
+        .logits = logits,
+        .kv_tokens_used = kv_tokens_used,
+        .piece = piece,
+        .is_eog = is_eog,
+        .now_us = now_us,
+        .close = backend_close,
+    };
+    return sched_open(out, &backend, &sizes, err);
+}
