@@ -157,8 +157,8 @@ typedef struct weir_sampling {
     size_t n_logit_bias;
 } weir_sampling;
 
-/* Called when the job's channel goes from empty to non-empty, on the engine thread: it must return at once and must not call
- * into the job or the engine. */
+/* Called when the job's channel goes from empty to non-empty, on the engine thread (or inside weir_job_cancel, when the job was
+ * still queued): it must return at once and must not call into the job or the engine. */
 typedef void (*weir_notify_fn)(void *user, weir_job *job);
 
 typedef struct weir_request {

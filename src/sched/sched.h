@@ -2,7 +2,7 @@
  * cancellation, one bounded channel per job. It drives a backend through the table below and knows nothing of kernels, files
  * or HTTP; tests give it a fake backend and a fake clock.
  *
- * Threads: everything in sched_backend is called on the engine thread only. */
+ * Threads: everything in sched_backend is called on the engine thread only, except now_us and, in sched_open, is_eog and close. */
 #ifndef WEIR_SCHED_H
 #define WEIR_SCHED_H
 
@@ -35,7 +35,7 @@ typedef struct sched_backend {
     /* Bytes of a token; see weir_token_bytes. */
     const char *(*piece)(void *context, int32_t token, bool special, size_t *n_bytes);
     bool (*is_eog)(void *context, int32_t token);
-    int64_t (*now_us)(void *context);  /* the clock */
+    int64_t (*now_us)(void *context);  /* the clock; any thread */
     void (*close)(void *context);      /* after the engine thread ended */
 } sched_backend;
 
