@@ -98,6 +98,14 @@ typedef struct kern_rows {
 size_t kern_rows_bytes(int64_t n_rows, int64_t n_cols);
 void kern_rows_bind(kern_rows *x, void *memory, int64_t n_rows, int64_t n_cols);
 
+/* ---- activation functions --------------------------------------------------------------------------------------------- */
+
+typedef enum kern_activation {
+    KERN_SILU,    /* x / (1 + exp(-x)) */
+    KERN_GELU,    /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks, Gimpel 2016, section 2) */
+    KERN_RELU_SQUARED, /* max(x, 0)^2 (So et al. 2021) */
+} kern_activation;
+
 /* ---- attention -------------------------------------------------------------------------------------------------------- */
 
 /* Query rows of one KV head of one sequence, against keys by absolute position.
@@ -111,7 +119,7 @@ typedef struct kern_attention {
     unsigned char *const *pages; /* page of keys [32 i, 32 i + 32) at pages[i] */
     size_t k_offset, v_offset;   /* of this layer and head in a page */
     float softcap;               /* 0 = none: s = softcap * tanh(s / softcap) */
-    float alibi_slope;           /* 0 = none: s -= slope * (key_end - 1 - key) */
+    const float *alibi_slope;    /* [n_rows] or NULL: s -= slope * (key_end - 1 - key) (Press et al. 2022) */
 } kern_attention;
 
 /* Running softmax state of n_rows rows: maximum, sum of exponentials, weighted values [d_value_pad]. */
@@ -136,8 +144,9 @@ typedef struct kern_ops {
     void (*layer_norm)(const float *x, const float *weight, const float *bias, int n, float eps, float *out);
     void (*add)(float *x, const float *y, int n);               /* x += y */
     void (*scale)(float *x, float factor, int n);               /* x *= factor */
-    void (*silu_mul)(float *gate, const float *up, int n);      /* gate = gate / (1 + exp(-gate)) * up */
-    void (*gelu_mul)(float *gate, const float *up, int n);      /* gate = gelu_tanh(gate) * up */
+    void (*clamp)(float *x, float limit, int n);                /* x = min(max(x, -limit), limit) */
+    /* gate = activation(gate) * up; up may be NULL: gate = activation(gate). */
+    void (*activate)(kern_activation kind, float *gate, const float *up, int n);
     void (*softcap)(float *x, float cap, int n);                /* x = cap * tanh(x / cap) */
     /* Rotates the first n_rot values of x by angles given as cos/sin[n_rot / 2]. Adjacent pairs, or halves when `neox`. */
     void (*rope)(float *x, const float *cos, const float *sin, int n_rot, bool neox);
@@ -148,9 +157,9 @@ typedef struct kern_ops {
     void (*attend)(const kern_attention *a, int32_t begin, int32_t end, kern_softmax *state);
     /* total = total merged with part (keys of part after those of total); rows, d_value as in the attention. */
     void (*attend_merge)(int n_rows, int d_value, kern_softmax *total, const kern_softmax *part);
-    /* out[d_value] = values / sum of row `row`; zeros when the row saw no key. */
-    void (*attend_finish)(const kern_softmax *state, int row, int d_value, float *out);
-    /* out[n] from a row of GGUF blocks is quant.h's business; F16 rows are common enough for a fast path. */
+    /* out[d_value] = values / sum of row `row`; zeros when the row saw no key. A `sink` (may be NULL) is a score that takes part
+     * in the sum and has no value (Xiao et al. 2024, learned form). */
+    void (*attend_finish)(const kern_softmax *state, int row, int d_value, const float *sink, float *out);
 } kern_ops;
 
 size_t kern_scratch_bytes(int64_t n_cols);

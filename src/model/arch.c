@@ -6,16 +6,81 @@
 #include "base/error.h"
 #include "model/model.h"
 
+static int configure_gemma2(model_config *c, const gguf *g, weir_error *err);
+static int configure_minicpm(model_config *c, const gguf *g, weir_error *err);
+static int configure_exaone4(model_config *c, const gguf *g, weir_error *err);
+static int configure_gptneox(model_config *c, const gguf *g, weir_error *err);
+
 static const model_arch table[] = {
-    {.name = "llama", .activation = ACTIVATION_SILU},
-    {.name = "gemma3",
-     .rope_neox = true,
-     .qk_norm = true,
+    {.name = "llama"},
+    {.name = "mistral3"},
+    {.name = "internlm2"},
+    {.name = "ernie4_5"},
+    {.name = "arcee", .plain_ffn = true, .activation = KERN_RELU_SQUARED},
+    {.name = "smollm3", .no_rope_pattern = 4},
+    {.name = "granite", .divides_logits = true},
+    {.name = "minicpm", .divides_logits = true, .configure = configure_minicpm},
+    {.name = "olmo", .norm = NORM_LAYER, .unweighted_norms = true},
+    {.name = "command-r", .norm = NORM_LAYER, .parallel = true},
+    {.name = "cohere2", .norm = NORM_LAYER, .parallel = true, .window_pattern = 4, .rope_in_windows_only = true},
+    {.name = "glm4", .post_norms = true},
+    {.name = "qwen2", .rope = ROPE_HALVES},
+    {.name = "qwen3", .rope = ROPE_HALVES, .qk_norm = QK_NORM_HEAD},
+    {.name = "phi3", .rope = ROPE_HALVES},
+    {.name = "seed_oss", .rope = ROPE_HALVES, .ffn_norm_after_attention = true},
+    {.name = "olmo2",
+     .rope = ROPE_HALVES,
+     .qk_norm = QK_NORM_ROW,
+     .no_pre_norms = true,
+     .post_norms = true,
+     .window_pattern = 4,
+     .window_rope_unscaled = true},
+    {.name = "exaone4",
+     .rope = ROPE_HALVES,
+     .qk_norm = QK_NORM_HEAD,
+     .no_pre_norms = true,
+     .post_norms = true,
+     .configure = configure_exaone4},
+    {.name = "gemma", .rope = ROPE_HALVES, .embedding_sqrt = true, .activation = KERN_GELU},
+    {.name = "gemma2",
+     .rope = ROPE_HALVES,
      .post_norms = true,
      .embedding_sqrt = true,
-     .activation = ACTIVATION_GELU,
+     .activation = KERN_GELU,
+     .window = 4096,
+     .window_pattern = 2,
+     .configure = configure_gemma2},
+    {.name = "gemma3",
+     .rope = ROPE_HALVES,
+     .qk_norm = QK_NORM_HEAD,
+     .post_norms = true,
+     .embedding_sqrt = true,
+     .activation = KERN_GELU,
      .window_pattern = 6,
-     .window_rope_base = 10000.0f},
+     .window_rope_base = 10000.0f,
+     .window_rope_unscaled = true,
+     .configure = configure_gemma2},
+    {.name = "phi2", .norm = NORM_LAYER, .rope = ROPE_HALVES, .parallel = true, .plain_ffn = true, .activation = KERN_GELU},
+    {.name = "stablelm", .norm = NORM_LAYER, .rope = ROPE_HALVES},
+    {.name = "starcoder2", .norm = NORM_LAYER, .rope = ROPE_HALVES, .plain_ffn = true, .activation = KERN_GELU},
+    {.name = "nemotron", .norm = NORM_LAYER, .rope = ROPE_HALVES, .plain_ffn = true, .activation = KERN_RELU_SQUARED},
+    {.name = "gptneox",
+     .norm = NORM_LAYER,
+     .rope = ROPE_HALVES,
+     .plain_ffn = true,
+     .activation = KERN_GELU,
+     .configure = configure_gptneox},
+    {.name = "falcon", .norm = NORM_LAYER, .rope = ROPE_HALVES, .parallel = true, .plain_ffn = true, .activation = KERN_GELU},
+    {.name = "gpt2", .norm = NORM_LAYER, .rope = ROPE_NONE, .positions = POSITIONS_LEARNED, .plain_ffn = true, .activation = KERN_GELU},
+    {.name = "bloom",
+     .norm = NORM_LAYER,
+     .rope = ROPE_NONE,
+     .positions = POSITIONS_ALIBI,
+     .embedding_norm = true,
+     .alibi_max_bias = 8.0f,
+     .plain_ffn = true,
+     .activation = KERN_GELU},
+    {.name = "mpt", .norm = NORM_LAYER, .rope = ROPE_NONE, .positions = POSITIONS_ALIBI, .plain_ffn = true, .activation = KERN_GELU},
 };
 
 const model_arch *model_arch_table(size_t *n_rows) {
@@ -28,6 +93,9 @@ const model_arch *model_arch_named(const char *name, size_t n_bytes) {
         if (strlen(table[i].name) == n_bytes && memcmp(table[i].name, name, n_bytes) == 0) return &table[i];
     return NULL;
 }
+
+/* Shapes beyond these are no model that could run, and keep all later arithmetic far from overflow. */
+enum { MAX_D_MODEL = 1 << 17, MAX_LAYERS = 1024, MAX_HEADS = 1024, MAX_D_HEAD = 1024, MAX_D_FF = 1 << 20 };
 
 /* "ARCH.suffix" in a caller's buffer. */
 static const char *key_of(char buffer[128], const model_arch *arch, const char *suffix) {
@@ -61,50 +129,128 @@ static int read_float(const gguf *g, const model_arch *arch, const char *suffix,
     return 0;
 }
 
+static int read_rope_scaling(model_rope *r, const model_arch *arch, const gguf *g, weir_error *err) {
+    static const struct {
+        const char *name;
+        model_rope_scaling scaling;
+    } known[] = {{"none", ROPE_SCALING_NONE}, {"linear", ROPE_SCALING_LINEAR}, {"yarn", ROPE_SCALING_YARN}, {"longrope", ROPE_SCALING_LONG}};
+    char key[128];
+    gguf_string name = {0};
+    int found = gguf_get_string(g, key_of(key, arch, "rope.scaling.type"), &name, err);
+    if (found <= 0) return found;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strlen(known[i].name) != name.n_bytes || memcmp(known[i].name, name.text, name.n_bytes) != 0) continue;
+        r->scaling = known[i].scaling;
+        if (r->scaling == ROPE_SCALING_NONE) r->frequency_scale = 1.0f;
+        return 0;
+    }
+    FAIL(err, WEIR_E_UNSUPPORTED, key, "RoPE scaling '%.*s' is not supported; known: none, linear, yarn, longrope",
+         (int)(name.n_bytes < 40 ? name.n_bytes : 40), name.text);
+}
+
 static int read_rope(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
     char key[128];
     model_rope *r = &c->rope[0];
     float factor, linear;
-    gguf_string scaling = {0};
-    *r = (model_rope){.frequency_scale = 1.0f, .beta_fast = 32.0f, .beta_slow = 1.0f};
+    *r = (model_rope){.frequency_scale = 1.0f};
     TRY(read_float(g, arch, "rope.freq_base", 10000.0f, &r->base, err));
-    FAIL_IF(!(r->base > 0.0f), err, WEIR_E_FORMAT, key_of(key, arch, "rope.freq_base"), "%g is not positive", (double)r->base);
+    FAIL_IF(!(r->base > 1.0f), err, WEIR_E_FORMAT, key_of(key, arch, "rope.freq_base"), "%g is not above 1", (double)r->base);
     TRY(read_float(g, arch, "rope.scale_linear", 0.0f, &linear, err));
     TRY(read_float(g, arch, "rope.scaling.factor", linear, &factor, err));
     TRY(read_float(g, arch, "rope.scaling.attn_factor", 1.0f, &r->attention_factor, err));
+    TRY(read_float(g, arch, "rope.scaling.yarn_beta_fast", 32.0f, &r->beta_fast, err));
+    TRY(read_float(g, arch, "rope.scaling.yarn_beta_slow", 1.0f, &r->beta_slow, err));
+    TRY(read_float(g, arch, "rope.scaling.yarn_log_multiplier", 0.0f, &r->log_multiplier, err));
     TRY(read_int(g, arch, "rope.scaling.original_context_length", 1, INT32_MAX, c->n_ctx_train, &r->n_ctx_original, err));
-    int found = gguf_get_string(g, key_of(key, arch, "rope.scaling.type"), &scaling, err);
-    TRY(found);
     if (factor > 0.0f) {
         r->frequency_scale = 1.0f / factor;
         r->scaling = ROPE_SCALING_LINEAR;
     }
-    if (found) {
-#define IS(name) (scaling.n_bytes == strlen(name) && memcmp(scaling.text, name, scaling.n_bytes) == 0)
-        if (IS("yarn")) {
-            r->scaling = ROPE_SCALING_YARN;
-        } else if (IS("none")) {
-            r->scaling = ROPE_SCALING_NONE;
-            r->frequency_scale = 1.0f;
-        } else if (!IS("linear")) {
-            FAIL(err, WEIR_E_UNSUPPORTED, key, "RoPE scaling '%.*s' is not supported; known: none, linear, yarn",
-                 (int)(scaling.n_bytes < 40 ? scaling.n_bytes : 40), scaling.text);
-        }
-#undef IS
-    }
+    TRY(read_rope_scaling(r, arch, g, err));
     c->rope[1] = *r;
-    if (arch->window_pattern) {
-        /* Windowed layers see near positions only and are not scaled. */
-        c->rope[1] = (model_rope){.frequency_scale = 1.0f, .attention_factor = 1.0f, .beta_fast = 32.0f, .beta_slow = 1.0f};
-        TRY(read_float(g, arch, "rope.freq_base_swa", arch->window_rope_base > 0.0f ? arch->window_rope_base : r->base,
-                       &c->rope[1].base, err));
-        FAIL_IF(!(c->rope[1].base > 0.0f), err, WEIR_E_FORMAT, key_of(key, arch, "rope.freq_base_swa"), "the base is not positive");
-    }
+    if (c->window_pattern == 0) return 0;
+    if (arch->window_rope_unscaled)
+        c->rope[1] = (model_rope){.frequency_scale = 1.0f, .attention_factor = 1.0f, .n_ctx_original = r->n_ctx_original};
+    TRY(read_float(g, arch, "rope.freq_base_swa", arch->window_rope_base > 0.0f ? arch->window_rope_base : r->base, &c->rope[1].base, err));
+    FAIL_IF(!(c->rope[1].base > 1.0f), err, WEIR_E_FORMAT, key_of(key, arch, "rope.freq_base_swa"), "%g is not above 1",
+            (double)c->rope[1].base);
     return 0;
 }
 
-/* Shapes beyond these are no model that could run, and keep all later arithmetic far from overflow. */
-enum { MAX_D_MODEL = 1 << 17, MAX_LAYERS = 1024, MAX_HEADS = 1024, MAX_D_HEAD = 1024, MAX_D_FF = 1 << 20 };
+/* Sliding windows: their size and which layers have them. */
+static int read_windows(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
+    char key[128];
+    c->window_pattern = arch->window_pattern;
+    if (c->window_pattern == 0) return 0;
+    TRY(read_int(g, arch, "attention.sliding_window", 0, INT32_MAX, arch->window, &c->window, err));
+    const gguf_key_value *pattern = gguf_find(g, key_of(key, arch, "attention.sliding_window_pattern"));
+    if (pattern && pattern->type != GGUF_ARRAY)
+        TRY(read_int(g, arch, "attention.sliding_window_pattern", 0, MAX_LAYERS, arch->window_pattern, &c->window_pattern, err));
+    if (c->window == 0) c->window_pattern = 0;
+    return 0;
+}
+
+/* Multipliers, caps and what the architecture adds. */
+static int read_scales(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
+    float attention_scale, logit_scale;
+    c->parallel = arch->parallel;
+    c->no_rope_pattern = arch->no_rope_pattern;
+    TRY(read_float(g, arch, "attention.scale", 0.0f, &attention_scale, err));
+    c->attention_scale = attention_scale != 0.0f ? attention_scale : 1.0f / sqrtf((float)c->d_head);
+    TRY(read_float(g, arch, "embedding_scale", 1.0f, &c->embedding_scale, err));
+    if (arch->embedding_sqrt) c->embedding_scale = sqrtf((float)c->d_model);
+    TRY(read_float(g, arch, "residual_scale", 1.0f, &c->residual_scale, err));
+    TRY(read_float(g, arch, "logit_scale", 0.0f, &logit_scale, err));
+    if (logit_scale != 0.0f) c->logit_scale = arch->divides_logits ? 1.0f / logit_scale : logit_scale;
+    TRY(read_float(g, arch, "attn_logit_softcapping", 0.0f, &c->attention_softcap, err));
+    TRY(read_float(g, arch, "final_logit_softcapping", 0.0f, &c->output_softcap, err));
+    TRY(read_float(g, arch, "attention.clamp_kqv", 0.0f, &c->clamp_qkv, err));
+    TRY(read_float(g, arch, "attention.temperature_scale", 0.0f, &c->temperature_scale, err));
+    if (arch->positions == POSITIONS_ALIBI)
+        TRY(read_float(g, arch, "attention.max_alibi_bias", arch->alibi_max_bias, &c->alibi_max_bias, err));
+    return arch->configure ? arch->configure(c, g, err) : 0;
+}
+
+/* The 27B models divide by the size of a head of d_model instead of by their own head size. */
+static int configure_gemma2(model_config *c, const gguf *g, weir_error *err) {
+    (void)g;
+    (void)err;
+    if ((c->n_layer == 46 && c->d_model == 4608) || (c->n_layer == 62 && c->d_model == 5376))
+        c->attention_scale = 1.0f / sqrtf((float)(c->d_model / c->n_head));
+    return 0;
+}
+
+/* Older files lack the multipliers that every MiniCPM has. */
+static int configure_minicpm(model_config *c, const gguf *g, weir_error *err) {
+    float unused;
+    int found = gguf_get_f32(g, "minicpm.embedding_scale", &unused, err);
+    TRY(found);
+    if (!found) c->embedding_scale = 12.0f;
+    found = gguf_get_f32(g, "minicpm.residual_scale", &unused, err);
+    TRY(found);
+    if (!found) c->residual_scale = 1.4f / sqrtf((float)c->n_layer);
+    found = gguf_get_f32(g, "minicpm.logit_scale", &unused, err);
+    TRY(found);
+    if (!found) c->logit_scale = (float)c->d_model / 256.0f;
+    return 0;
+}
+
+/* The 32B model (64 layers) alternates windowed layers with RoPE and full ones without; the smaller ones have neither. */
+static int configure_exaone4(model_config *c, const gguf *g, weir_error *err) {
+    uint32_t window = 4096;
+    if (c->n_layer != 64) return 0;
+    TRY(gguf_get_u32(g, "exaone4.attention.sliding_window", &window, err));
+    FAIL_IF(window < 1 || window > INT32_MAX, err, WEIR_E_FORMAT, "exaone4.attention.sliding_window", "%u is out of range", window);
+    c->window = (int32_t)window;
+    c->window_pattern = c->no_rope_pattern = 4;
+    return 0;
+}
+
+static int configure_gptneox(model_config *c, const gguf *g, weir_error *err) {
+    c->parallel = true;
+    int found = gguf_get_bool(g, "gptneox.use_parallel_residual", &c->parallel, err);
+    return found < 0 ? found : 0;
+}
 
 int model_config_read(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
     char key[128];
@@ -124,14 +270,11 @@ int model_config_read(model_config *c, const model_arch *arch, const gguf *g, we
             "%d values in %d heads leave no head size between 1 and %d", c->d_model, c->n_head, MAX_D_HEAD);
     FAIL_IF(c->n_rot > c->d_head || c->n_rot % 2 != 0, err, WEIR_E_FORMAT, key_of(key, arch, "rope.dimension_count"),
             "%d is not an even number up to the head size %d", c->n_rot, c->d_head);
-    TRY(read_float(g, arch, "attention.layer_norm_rms_epsilon", 1e-5f, &c->norm_eps, err));
+    TRY(read_float(g, arch, arch->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", 1e-5f,
+                   &c->norm_eps, err));
+    TRY(read_windows(c, arch, g, err));
     TRY(read_rope(c, arch, g, err));
-    c->rope_neox = arch->rope_neox;
-    c->activation = arch->activation;
-    c->attention_scale = 1.0f / sqrtf((float)c->d_head);
-    if (arch->embedding_sqrt) c->embedding_scale = sqrtf((float)c->d_model);
-    if (arch->window_pattern) TRY(read_int(g, arch, "attention.sliding_window", 1, INT32_MAX, -1, &c->window, err));
-    return arch->configure ? arch->configure(c, g, err) : 0;
+    return read_scales(c, arch, g, err);
 }
 
 /* The dimension whose wavelength fits `rotations` times into the original context (YaRN, section 3.2). */
@@ -139,17 +282,26 @@ static float yarn_dimension(const model_rope *r, int32_t n_rot, float rotations)
     return (float)n_rot * logf((float)r->n_ctx_original / (rotations * 2.0f * (float)M_PI)) / (2.0f * logf(r->base));
 }
 
-void model_rope_angles(const model_rope *r, int32_t n_rot, int32_t pos, float *cos_out, float *sin_out) {
+/* YaRN's factor on the magnitude of rotated vectors; with a log multiplier relative to that (DeepSeek-V2's mscale). */
+static float yarn_magnitude(const model_rope *r) {
+    const float factor = 1.0f / r->frequency_scale;
+    if (factor <= 1.0f) return 1.0f;
+    const float own = 0.1f * logf(factor) + 1.0f;
+    return r->log_multiplier != 0.0f ? own / (0.1f * r->log_multiplier * logf(factor) + 1.0f) : own;
+}
+
+void model_rope_angles(const model_rope *r, int32_t n_rot, int32_t pos, int32_t n_ctx, float *cos_out, float *sin_out) {
     const double exponent = -2.0 / n_rot;
+    const float *factors = r->long_factors && n_ctx > r->n_ctx_original ? r->long_factors : r->factors;
     float magnitude = r->attention_factor, low = 0.0f, high = 0.0f;
     if (r->scaling == ROPE_SCALING_YARN) {
         low = fmaxf(0.0f, floorf(yarn_dimension(r, n_rot, r->beta_fast)));
         high = fminf((float)(n_rot - 1), ceilf(yarn_dimension(r, n_rot, r->beta_slow)));
-        magnitude *= 1.0f + 0.1f * logf(1.0f / r->frequency_scale);
+        magnitude *= yarn_magnitude(r);
     }
     for (int32_t i = 0; i < n_rot / 2; i++) {
         double angle = (double)pos * pow((double)r->base, exponent * i);
-        if (r->factors) angle /= (double)r->factors[i];
+        if (factors) angle /= (double)factors[i];
         if (r->scaling == ROPE_SCALING_LINEAR) angle *= (double)r->frequency_scale;
         if (r->scaling == ROPE_SCALING_YARN) {
             float ramp = ((float)i - low) / fmaxf(0.001f, high - low);

@@ -245,43 +245,64 @@ static void row_barrier(worker *w) {
 /* Whether a matrix reads its input in int8 blocks; floating point weights read the floats. */
 static bool wants_int8(const kern_matrix *w) { return w->layout->bits != 0; }
 
+static void apply_norm(const forward *f, const model_norm_weights *norm, const float *x, int32_t n, float *out) {
+    const kern_ops *ops = f->m->ops;
+    if (!norm->present) memmove(out, x, (size_t)n * sizeof(float));
+    else if (f->m->arch->norm == NORM_RMS) ops->rms_norm(x, norm->weight, n, f->m->config.norm_eps, out);
+    else ops->layer_norm(x, norm->weight, norm->bias, n, f->m->config.norm_eps, out);
+}
+
 static void embed(worker *w) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
     const gguf_tensor *t = f->m->embedding;
     const size_t row_bytes = quant_row_bytes(t->format, (size_t)c->d_model);
+    const gguf_tensor *p = f->m->positions;
     for (int32_t r = w->begin; r < w->end; r++) {
-        float *x = w->rows->x + (size_t)r * (size_t)f->d_model_pad;
+        float *x = w->rows->x + (size_t)r * (size_t)f->d_model_pad, *other = w->rows->normed + (size_t)r * (size_t)f->d_model_pad;
         t->format->dequantise(t->data + (size_t)f->batch->tokens[r] * row_bytes, x, (size_t)(c->d_model / t->format->block_size));
         if (c->embedding_scale != 1.0f) f->m->ops->scale(x, c->embedding_scale, c->d_model);
+        if (p) {
+            p->format->dequantise(p->data + (size_t)f->row_pos[r] * quant_row_bytes(p->format, (size_t)c->d_model), other,
+                                  (size_t)(c->d_model / p->format->block_size));
+            f->m->ops->add(x, other, c->d_model);
+        }
+        if (f->m->arch->embedding_norm) apply_norm(f, &f->m->embedding_norm, x, c->d_model, x);
     }
 }
 
-/* x[r] += post-norm(projected[r] + bias) * residual_scale */
-static void absorb(worker *w, int32_t r, const float *bias, const float *post_norm) {
+/* x[r] += (post-norm(projected[r] + biases)) * residual_scale */
+static void absorb(worker *w, int32_t r, const float *bias, const float *second_bias, const model_norm_weights *post_norm) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
     const kern_ops *ops = f->m->ops;
     const float *projected = f->projected + (size_t)r * (size_t)f->d_model_pad;
     float *x = w->rows->x + (size_t)r * (size_t)f->d_model_pad;
     float *changed = w->rows->normed + (size_t)r * (size_t)f->d_model_pad; /* free at this point */
-    if (bias || post_norm || c->residual_scale != 1.0f) {
+    if (bias || second_bias || post_norm->present || c->residual_scale != 1.0f) {
         memcpy(changed, projected, (size_t)c->d_model * sizeof(float));
         if (bias) ops->add(changed, bias, c->d_model);
-        if (post_norm) ops->rms_norm(changed, post_norm, c->d_model, c->norm_eps, changed);
+        if (second_bias) ops->add(changed, second_bias, c->d_model);
+        if (post_norm->present) apply_norm(f, post_norm, changed, c->d_model, changed);
         if (c->residual_scale != 1.0f) ops->scale(changed, c->residual_scale, c->d_model);
         projected = changed;
     }
     ops->add(x, projected, c->d_model);
 }
 
+/* What a whole layer has left to add when the next one begins. */
+static void absorb_layer(worker *w, const model_layer *layer) {
+    const bool parallel = w->f->m->config.parallel;
+    for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, layer->down_bias, parallel ? layer->o_bias : NULL, &layer->ffn_post_norm);
+}
+
 /* The norm before a block, and its result as matrix input. */
-static void norm_rows(worker *w, const float *weight, bool int8) {
+static void norm_rows(worker *w, const model_norm_weights *norm, bool int8) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
     for (int32_t r = w->begin; r < w->end; r++) {
         float *normed = w->rows->normed + (size_t)r * (size_t)f->d_model_pad;
-        f->m->ops->rms_norm(w->rows->x + (size_t)r * (size_t)f->d_model_pad, weight, c->d_model, c->norm_eps, normed);
+        apply_norm(f, norm, w->rows->x + (size_t)r * (size_t)f->d_model_pad, c->d_model, normed);
         if (int8) f->m->ops->quantise(&w->rows->model, r, normed, c->d_model);
     }
 }
@@ -306,6 +327,7 @@ typedef struct product {
     float *out;
     size_t stride;
     const float *bias;
+    bool add;                /* to what is in out */
 } product;
 
 /* Panels [begin, end) of the concatenation of several products of the same input. */
@@ -316,7 +338,7 @@ static void products_range(worker *w, const product *products, int n_products, c
         const product *p = &products[i];
         int low = begin > first ? begin - first : 0, high = end - first < p->w->n_panels ? end - first : p->w->n_panels;
         if (low >= high) continue;
-        ops->matmul(p->w, low, high, in, n_rows, p->out, p->stride, false, w->scratch->matmul);
+        ops->matmul(p->w, low, high, in, n_rows, p->out, p->stride, p->add, w->scratch->matmul);
         if (p->bias == NULL) continue;
         int column = low * KERN_PANEL, n = (high < p->w->n_panels ? high * KERN_PANEL : p->w->n_rows) - column;
         for (int32_t r = 0; r < n_rows; r++) ops->add(p->out + (size_t)r * p->stride + column, p->bias + column, n);
@@ -332,23 +354,24 @@ static void products_take(worker *w, const product *products, int n_products, co
         products_range(w, products, n_products, in, n_rows, (int32_t)p, (int32_t)(p + chunk < n_panels ? p + chunk : n_panels));
 }
 
-/* gate = activation(gate) * up, panel by panel as they are made. */
+/* f->gate = activation(gate) * up, or activation(up) without a gate, panel by panel as they are made. */
 static void gate_up(worker *w, const model_layer *layer, int32_t index) {
     forward *f = w->f;
     const kern_ops *ops = f->m->ops;
-    const int32_t n_panels = layer->gate.n_panels, chunk = panel_chunk(f, n_panels), n_rows = f->batch->n_rows;
+    const bool gated = layer->gate.layout != NULL;
+    const int32_t n_panels = layer->up.n_panels, chunk = panel_chunk(f, n_panels), n_rows = f->batch->n_rows;
     const size_t stride = (size_t)f->d_ff_pad;
-    const product gate = {&layer->gate, f->gate, stride, layer->gate_bias}, up = {&layer->up, f->up, stride, layer->up_bias};
+    const product gate = {&layer->gate, f->gate, stride, layer->gate_bias, false};
+    const product up = {&layer->up, gated ? f->up : f->gate, stride, layer->up_bias, false};
     for (int64_t p; (p = pool_take(counter(f, index, PHASE_GATE_UP), chunk, n_panels)) < n_panels;) {
         const int32_t end = (int32_t)(p + chunk < n_panels ? p + chunk : n_panels);
-        products_range(w, &gate, 1, &w->rows->model, n_rows, (int32_t)p, end);
+        if (gated) products_range(w, &gate, 1, &w->rows->model, n_rows, (int32_t)p, end);
         products_range(w, &up, 1, &w->rows->model, n_rows, (int32_t)p, end);
         const size_t column = (size_t)p * KERN_PANEL;
         const int n = (end - (int)p) * KERN_PANEL;
         for (int32_t r = 0; r < n_rows; r++) {
-            float *g = f->gate + (size_t)r * stride + column, *u = f->up + (size_t)r * stride + column;
-            if (f->m->config.activation == ACTIVATION_SILU) ops->silu_mul(g, u, n);
-            else ops->gelu_mul(g, u, n);
+            const size_t at = (size_t)r * stride + column;
+            ops->activate(f->m->arch->activation, f->gate + at, gated ? f->up + at : NULL, n);
         }
     }
 }
@@ -356,15 +379,26 @@ static void gate_up(worker *w, const model_layer *layer, int32_t index) {
 /* ---- attention -------------------------------------------------------------------------------------------------------- */
 
 /* Norm, rotation and scale of one head's query or key, from a projection into `out`. */
-static void prepare_head(const forward *f, const model_layer *layer, int32_t row, const float *from, const float *norm, float scale,
-                         float *out) {
+static void prepare_head(const forward *f, const model_layer *layer, int32_t row, int32_t head, const float *from,
+                         const model_norm_weights *norm, float scale, float *out) {
     const model_config *c = &f->m->config;
     const kern_ops *ops = f->m->ops;
     const size_t angles = (size_t)row * (size_t)(c->n_rot / 2);
-    if (norm) ops->rms_norm(from, norm, c->d_head, c->norm_eps, out);
+    model_norm_weights own = *norm;
+    if (layer->per_head_norms && own.weight) own.weight += (size_t)head * (size_t)c->d_head;
+    if (own.present && f->m->arch->qk_norm != QK_NORM_ROW) apply_norm(f, &own, from, c->d_head, out);
     else memcpy(out, from, (size_t)c->d_head * sizeof(float));
-    if (c->n_rot) ops->rope(out, f->cos[layer->windowed] + angles, f->sin[layer->windowed] + angles, c->n_rot, c->rope_neox);
+    if (c->clamp_qkv > 0.0f) ops->clamp(out, c->clamp_qkv, c->d_head);
+    if (layer->has_rope)
+        ops->rope(out, f->cos[layer->windowed] + angles, f->sin[layer->windowed] + angles, c->n_rot, f->m->arch->rope == ROPE_HALVES);
     if (scale != 1.0f) ops->scale(out, scale, c->d_head);
+}
+
+/* The factor on queries at a position: the usual scale, and a temperature that grows with the position. */
+static float query_scale(const model_config *c, int32_t pos) {
+    if (c->temperature_scale == 0.0f) return c->attention_scale;
+    const float periods = floorf((float)pos / (float)c->rope[0].n_ctx_original);
+    return c->attention_scale * (1.0f + c->temperature_scale * logf(1.0f + periods));
 }
 
 static void store_kv(worker *w, const model_layer *layer, int32_t index, int32_t row, int32_t head_kv) {
@@ -372,10 +406,11 @@ static void store_kv(worker *w, const model_layer *layer, int32_t index, int32_t
     const model_config *c = &f->m->config;
     const int32_t pos = f->row_pos[row];
     const forward_group *g = &f->batch->groups[f->row_group[row]];
-    const float *v = f->v + (size_t)row * (size_t)f->n_v_pad + (size_t)head_kv * (size_t)c->d_value;
+    float *v = f->v + (size_t)row * (size_t)f->n_v_pad + (size_t)head_kv * (size_t)c->d_value;
     const size_t at = k_offset(c, index, head_kv);
-    prepare_head(f, layer, row, f->k + (size_t)row * (size_t)f->n_k_pad + (size_t)head_kv * (size_t)c->d_head, layer->k_norm, 1.0f,
-                 w->scratch->key);
+    prepare_head(f, layer, row, head_kv, f->k + (size_t)row * (size_t)f->n_k_pad + (size_t)head_kv * (size_t)c->d_head, &layer->k_norm,
+                 1.0f, w->scratch->key);
+    if (c->clamp_qkv > 0.0f) f->m->ops->clamp(v, c->clamp_qkv, c->d_value);
     f->m->ops->kv_store(g->pages[pos / KERN_PAGE], at, at + head_k_bytes(c), pos % KERN_PAGE, w->scratch->key, c->d_head, v, c->d_value);
 }
 
@@ -384,6 +419,8 @@ typedef struct tile {
     int32_t row[KERN_ATTENTION_ROWS], head[KERN_ATTENTION_ROWS];
     int32_t key_begin[KERN_ATTENTION_ROWS], key_end[KERN_ATTENTION_ROWS];
     const float *q[KERN_ATTENTION_ROWS];
+    float slope[KERN_ATTENTION_ROWS];
+    const float *sinks; /* [n_head] or NULL */
     int32_t first_key, last_key;
     kern_attention a;
 } tile;
@@ -400,8 +437,9 @@ static void tile_make(worker *w, const model_layer *layer, int32_t index, const 
     for (int32_t i = 0; i < n; i++) {
         const int32_t row = g->row_begin + (first + i) / shared, head = head_kv * shared + (first + i) % shared;
         float *q = w->scratch->query + (size_t)i * d_pad;
-        prepare_head(f, layer, row, f->q + (size_t)row * (size_t)f->n_q_pad + (size_t)head * (size_t)c->d_head, layer->q_norm,
-                     c->attention_scale, q);
+        prepare_head(f, layer, row, head, f->q + (size_t)row * (size_t)f->n_q_pad + (size_t)head * (size_t)c->d_head, &layer->q_norm,
+                     query_scale(c, f->row_pos[row]), q);
+        if (f->m->alibi) t->slope[i] = f->m->alibi[head];
         t->row[i] = row;
         t->head[i] = head;
         t->q[i] = q;
@@ -413,7 +451,8 @@ static void tile_make(worker *w, const model_layer *layer, int32_t index, const 
     const size_t at = k_offset(c, index, head_kv);
     t->a = (kern_attention){.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = t->q, .key_begin = t->key_begin,
                             .key_end = t->key_end, .pages = g->pages, .k_offset = at, .v_offset = at + head_k_bytes(c),
-                            .softcap = c->attention_softcap};
+                            .softcap = c->attention_softcap, .alibi_slope = f->m->alibi ? t->slope : NULL};
+    t->sinks = layer->sinks;
 }
 
 static void softmax_reset(kern_softmax *s, int32_t n_rows) {
@@ -429,7 +468,7 @@ static void tile_finish(worker *w, const tile *t, const kern_softmax *total) {
     forward *f = w->f;
     const int32_t d_value = f->m->config.d_value;
     for (int32_t i = 0; i < t->a.n_rows; i++)
-        f->m->ops->attend_finish(total, i, d_value,
+        f->m->ops->attend_finish(total, i, d_value, t->sinks ? &t->sinks[t->head[i]] : NULL,
                                  f->attention + (size_t)t->row[i] * (size_t)f->n_att_pad + (size_t)t->head[i] * (size_t)d_value);
 }
 
@@ -571,28 +610,43 @@ static void reset_parts(forward *f, const model_layer *layer) {
     }
 }
 
-static bool layer_attention(worker *w, const model_layer *layer, int32_t index, const float *bias_before, const float *post_norm_before) {
+/* Norms over whole rows of q and k, where the architecture has them. */
+static void norm_projections(worker *w, const model_layer *layer) {
+    forward *f = w->f;
+    const model_config *c = &f->m->config;
+    int32_t begin, end;
+    if (f->m->arch->qk_norm != QK_NORM_ROW) return;
+    split_rows(f, w->thread, f->batch->n_rows, &begin, &end);
+    for (int32_t r = begin; r < end; r++) {
+        float *q = f->q + (size_t)r * (size_t)f->n_q_pad, *k = f->k + (size_t)r * (size_t)f->n_k_pad;
+        apply_norm(f, &layer->q_norm, q, c->n_head * c->d_head, q);
+        apply_norm(f, &layer->k_norm, k, c->n_head_kv * c->d_head, k);
+    }
+    pool_barrier(f->threads);
+}
+
+static bool layer_attention(worker *w, const model_layer *layer, int32_t index) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
     const int32_t n_rows = f->batch->n_rows;
     ask_abort(w);
     if (w->thread == 0 && one_token_each(f->batch)) reset_parts(f, layer);
-    if (index > 0)
-        for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, bias_before, post_norm_before);
-    norm_rows(w, layer->attn_norm, wants_int8(&layer->q) || wants_int8(&layer->k) || wants_int8(&layer->v));
+    if (index > 0) absorb_layer(w, layer - 1);
+    norm_rows(w, &layer->attn_norm, wants_int8(&layer->q) || wants_int8(&layer->k) || wants_int8(&layer->v));
     row_barrier(w);
-    const product qkv[] = {{&layer->q, f->q, (size_t)f->n_q_pad, layer->q_bias},
-                           {&layer->k, f->k, (size_t)f->n_k_pad, layer->k_bias},
-                           {&layer->v, f->v, (size_t)f->n_v_pad, layer->v_bias}};
+    const product qkv[] = {{&layer->q, f->q, (size_t)f->n_q_pad, layer->q_bias, false},
+                           {&layer->k, f->k, (size_t)f->n_k_pad, layer->k_bias, false},
+                           {&layer->v, f->v, (size_t)f->n_v_pad, layer->v_bias, false}};
     products_take(w, qkv, 3, &w->rows->model, n_rows, index, PHASE_QKV);
     pool_barrier(f->threads);
     if (atomic_load(&f->aborted)) return false;
+    norm_projections(w, layer);
     if (one_token_each(f->batch)) attention_decode(w, layer, index);
     else attention_prefill(w, layer, index);
     pool_barrier(f->threads);
     input_rows(w, c->n_head * c->d_value, &layer->o, &w->rows->heads);
     row_barrier(w);
-    const product out = {&layer->o, f->projected, (size_t)f->d_model_pad, NULL};
+    const product out = {&layer->o, f->projected, (size_t)f->d_model_pad, NULL, false};
     products_take(w, &out, 1, &w->rows->heads, n_rows, index, PHASE_OUT);
     pool_barrier(f->threads);
     return true;
@@ -601,14 +655,18 @@ static bool layer_attention(worker *w, const model_layer *layer, int32_t index, 
 static void layer_feed_forward(worker *w, const model_layer *layer, int32_t index) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
-    for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, layer->o_bias, layer->attn_post_norm);
-    norm_rows(w, layer->ffn_norm, wants_int8(&layer->gate) || wants_int8(&layer->up));
+    const bool shared_norm = !layer->ffn_norm.present && layer->attn_norm.present;
+    if (!c->parallel)
+        for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, layer->o_bias, NULL, &layer->attn_post_norm);
+    /* A parallel block may feed the attention's input on: it is still there. */
+    if (!(c->parallel && shared_norm) || wants_int8(&layer->up))
+        norm_rows(w, shared_norm ? &layer->attn_norm : &layer->ffn_norm, wants_int8(&layer->up) || (layer->gate.layout && wants_int8(&layer->gate)));
     row_barrier(w);
     gate_up(w, layer, index);
     pool_barrier(f->threads);
     input_rows(w, c->d_ff, &layer->down, &w->rows->hidden);
     row_barrier(w);
-    const product down = {&layer->down, f->projected, (size_t)f->d_model_pad, NULL};
+    const product down = {&layer->down, f->projected, (size_t)f->d_model_pad, NULL, c->parallel};
     products_take(w, &down, 1, &w->rows->hidden, f->batch->n_rows, index, PHASE_DOWN);
     pool_barrier(f->threads);
 }
@@ -618,21 +676,20 @@ static void output_head(worker *w) {
     forward *f = w->f;
     const forward_batch *b = f->batch;
     const model_config *c = &f->m->config;
-    const model_layer *last = &f->m->layers[c->n_layer - 1];
     const kern_ops *ops = f->m->ops;
     row_buffers *to = &f->outputs;
     if (b->n_outputs == 0) return;
-    for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, last->down_bias, last->ffn_post_norm);
+    absorb_layer(w, &f->m->layers[c->n_layer - 1]);
     row_barrier(w);
     int32_t begin, end;
     split_rows(f, w->thread, b->n_outputs, &begin, &end);
     for (int32_t i = begin; i < end; i++) {
         float *normed = to->normed + (size_t)i * (size_t)f->d_model_pad;
-        ops->rms_norm(w->rows->x + (size_t)b->output_rows[i] * (size_t)f->d_model_pad, f->m->output_norm, c->d_model, c->norm_eps, normed);
+        apply_norm(f, &f->m->output_norm, w->rows->x + (size_t)b->output_rows[i] * (size_t)f->d_model_pad, c->d_model, normed);
         if (wants_int8(&f->m->output)) ops->quantise(&to->model, i, normed, c->d_model);
     }
     pool_barrier(f->threads);
-    const product head = {&f->m->output, b->logits, b->logits_stride, NULL};
+    const product head = {&f->m->output, b->logits, b->logits_stride, f->m->output_bias, false};
     products_take(w, &head, 1, &to->model, b->n_outputs, c->n_layer, PHASE_OUT);
     if (c->output_softcap == 0.0f && c->logit_scale == 1.0f) return;
     pool_barrier(f->threads);
@@ -652,9 +709,8 @@ static void forward_thread(void *arg, int thread) {
     else split_rows(f, thread, f->batch->n_rows, &w.begin, &w.end);
     embed(&w);
     for (int32_t i = 0; i < c->n_layer; i++) {
-        const model_layer *layer = &f->m->layers[i], *before = i > 0 ? layer - 1 : layer;
-        if (!layer_attention(&w, layer, i, before->down_bias, before->ffn_post_norm)) return;
-        layer_feed_forward(&w, layer, i);
+        if (!layer_attention(&w, &f->m->layers[i], i)) return;
+        layer_feed_forward(&w, &f->m->layers[i], i);
     }
     output_head(&w);
 }
@@ -668,8 +724,8 @@ static void prepare_rows(forward *f) {
             const size_t row = (size_t)(group->row_begin + i);
             f->row_pos[row] = group->pos_begin + i;
             f->row_group[row] = g;
-            for (int k = 0; k < (c->window ? 2 : 1) && c->n_rot; k++)
-                model_rope_angles(&c->rope[k], c->n_rot, group->pos_begin + i, f->cos[k] + row * n, f->sin[k] + row * n);
+            for (int k = 0; k < (c->window_pattern ? 2 : 1) && c->n_rot && f->m->arch->rope != ROPE_NONE; k++)
+                model_rope_angles(&c->rope[k], c->n_rot, group->pos_begin + i, f->n_ctx, f->cos[k] + row * n, f->sin[k] + row * n);
         }
     }
 }

@@ -18,44 +18,67 @@
 
 /* ---- configuration ---------------------------------------------------------------------------------------------------- */
 
-typedef enum model_rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN } model_rope_scaling;
+typedef enum model_rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONG } model_rope_scaling;
 
-/* Rotary position embedding (Su et al. 2021); YaRN: Peng et al. 2023. */
+/* Rotary position embedding (Su et al. 2021); YaRN: Peng et al. 2023; long factors: LongRoPE, Ding et al. 2024. */
 typedef struct model_rope {
     float base;
     float frequency_scale;      /* 1 / factor: positions are multiplied by it (linear), or interpolated towards (YaRN) */
     model_rope_scaling scaling;
-    float attention_factor, beta_fast, beta_slow;
+    float attention_factor;     /* multiplies cos and sin */
+    float beta_fast, beta_slow;
+    float log_multiplier;       /* YaRN: divides the magnitude by 1 + 0.1 m ln(factor); 0 = no division */
     int32_t n_ctx_original;
     const float *factors;       /* [n_rot / 2] divisors of the frequencies, or NULL */
+    const float *long_factors;  /* the same for contexts beyond n_ctx_original, or NULL */
 } model_rope;
 
-typedef enum model_activation { ACTIVATION_SILU, ACTIVATION_GELU } model_activation;
+typedef enum model_norm { NORM_RMS, NORM_LAYER } model_norm;
+typedef enum model_rope_kind { ROPE_PAIRS, ROPE_HALVES, ROPE_NONE } model_rope_kind; /* (2i, 2i+1), (i, i + n_rot/2) */
+typedef enum model_qk_norm { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_ROW } model_qk_norm; /* of each head, of the whole projection */
+typedef enum model_positions { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_ALIBI, POSITIONS_NONE } model_positions;
 
 typedef struct model_config {
     int32_t n_vocab, n_ctx_train, d_model, n_layer, n_head, n_head_kv, d_head, d_value, d_ff, n_rot;
     float norm_eps;
-    bool rope_neox;             /* pairs are (i, i + n_rot/2) instead of (2i, 2i + 1) */
-    model_activation activation;
+    bool parallel;              /* attention and feed-forward read the same residual stream and are added together */
     float embedding_scale;      /* 1 = none */
     float attention_scale;      /* multiplies q; usually 1/sqrt(d_head) */
     float residual_scale;       /* multiplies what a block adds; 1 = none */
     float logit_scale;          /* multiplies the logits; 1 = none */
     float attention_softcap, output_softcap; /* 0 = none */
+    float clamp_qkv;            /* 0 = none */
+    float alibi_max_bias;       /* 0 = none */
+    float temperature_scale;    /* q at position p is multiplied by 1 + scale ln(1 + floor(p / n_ctx_original)); 0 = none */
     int32_t window;             /* sliding window of windowed layers; 0 = none */
+    int32_t window_pattern;     /* layer i is full when (i + 1) is a multiple, else windowed; 0 = no windows */
+    int32_t no_rope_pattern;    /* layer i has no RoPE when (i + 1) is a multiple; 0 = all have it */
     model_rope rope[2];         /* [0] for full layers, [1] for windowed ones */
 } model_config;
 
-/* One row of the architecture table. */
+/* One row of the architecture table: everything that differs between families and is not in their metadata. */
 typedef struct model_arch {
     const char *name;           /* general.architecture */
-    bool rope_neox;
-    bool qk_norm;               /* RMSNorm of each head of q and k, before RoPE */
-    bool post_norms;            /* RMSNorm of what attention and feed-forward add */
+    model_norm norm;
+    model_rope_kind rope;
+    model_positions positions;
+    model_qk_norm qk_norm;
+    bool plain_ffn;             /* no gate: down(activation(up(x))) */
+    kern_activation activation;
+    bool parallel;
+    bool no_pre_norms;          /* attention and feed-forward read the residual stream itself */
+    bool post_norms;            /* norms of what attention and feed-forward add */
+    bool ffn_norm_after_attention; /* the feed-forward's norm is stored as post_attention_norm */
+    bool unweighted_norms;      /* norms have no weights */
+    bool embedding_norm;
     bool embedding_sqrt;        /* embeddings are multiplied by sqrt(d_model) */
-    model_activation activation;
-    int32_t window_pattern;     /* every n-th layer is full, the others windowed; 0 = no windows */
+    bool divides_logits;        /* logit_scale is a divisor */
+    int32_t window, window_pattern; /* when the file does not say; pattern 0 = no windows */
     float window_rope_base;     /* RoPE base of windowed layers when the file does not say; 0 = as the full layers */
+    bool window_rope_unscaled;  /* RoPE scaling is for full layers only */
+    bool rope_in_windows_only;
+    int32_t no_rope_pattern;
+    float alibi_max_bias;
     /* Adjusts the configuration beyond the flags; may be NULL. */
     int (*configure)(model_config *c, const gguf *g, weir_error *err);
 } model_arch;
@@ -65,20 +88,27 @@ const model_arch *model_arch_table(size_t *n_rows);
 /* Fills *c from the metadata of g. WEIR_E_FORMAT (missing or absurd values; place = the key). */
 int model_config_read(model_config *c, const model_arch *arch, const gguf *g, weir_error *err);
 
-/* cos[n_rot / 2] and sin[n_rot / 2] of the rotation at position `pos`. */
-void model_rope_angles(const model_rope *r, int32_t n_rot, int32_t pos, float *cos, float *sin);
+/* cos[n_rot / 2] and sin[n_rot / 2] of the rotation at position `pos` in a context of n_ctx tokens. */
+void model_rope_angles(const model_rope *r, int32_t n_rot, int32_t pos, int32_t n_ctx, float *cos, float *sin);
 
 /* ---- weights ---------------------------------------------------------------------------------------------------------- */
 
+typedef struct model_norm_weights {
+    const float *weight, *bias;  /* or NULL */
+    bool present;                /* false: the norm is left out */
+} model_norm_weights;
+
 typedef struct model_layer {
-    const float *attn_norm, *ffn_norm;           /* [d_model] */
-    const float *attn_post_norm, *ffn_post_norm; /* [d_model] or NULL */
-    const float *q_norm, *k_norm;                /* [d_head] or NULL */
-    const float *q_bias, *k_bias, *v_bias, *o_bias;       /* or NULL */
-    const float *gate_bias, *up_bias, *down_bias;         /* or NULL */
-    kern_matrix q, k, v, o;                      /* [n_head d_head][d_model], ..., [d_model][n_head d_value] */
-    kern_matrix gate, up, down;                  /* [d_ff][d_model] twice, [d_model][d_ff] */
-    bool windowed;
+    model_norm_weights attn_norm, ffn_norm;           /* before the block, [d_model] */
+    model_norm_weights attn_post_norm, ffn_post_norm; /* after it, [d_model] */
+    model_norm_weights q_norm, k_norm;                /* [d_head], or [n_head][d_head] when `per_head_norms`, or the row */
+    bool per_head_norms;
+    const float *q_bias, *k_bias, *v_bias, *o_bias;   /* or NULL */
+    const float *gate_bias, *up_bias, *down_bias;     /* or NULL */
+    const float *sinks;                               /* [n_head] or NULL */
+    kern_matrix q, k, v, o;                           /* [n_head d_head][d_model], ..., [d_model][n_head d_value] */
+    kern_matrix gate, up, down;                       /* [d_ff][d_model] twice (gate may be absent), [d_model][d_ff] */
+    bool windowed, has_rope;
 } model_layer;
 
 struct weir_model {
@@ -92,7 +122,10 @@ struct weir_model {
     bool vocab_only;
 
     const gguf_tensor *embedding; /* [n_vocab][d_model], read row by row from the file */
-    const float *output_norm;
+    const gguf_tensor *positions; /* [n_ctx_train][d_model] learned position embeddings, or NULL */
+    model_norm_weights embedding_norm, output_norm;
+    const float *output_bias;     /* [n_vocab] or NULL */
+    const float *alibi;           /* [n_head] slopes or NULL */
     kern_matrix output;           /* [n_vocab][d_model] */
     model_layer *layers;          /* [n_layer] */
     unsigned char *weights;       /* one mapping with all packed matrices and vectors */

@@ -1,5 +1,6 @@
 /* Binding tensors to the slots of a model, with strict shapes, and packing them with all threads. */
 #include <errno.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,8 @@
 /* Something to be made from a tensor once the memory for all is there. */
 typedef struct binding {
     const gguf_tensor *tensor;
+    int64_t first;         /* row of the tensor (matrix) or value (vector) that it starts with */
+    int64_t n_values;      /* of a vector */
     kern_matrix *matrix;   /* packed, or */
     const float **vector;  /* dequantised */
     size_t offset, n_bytes;
@@ -68,9 +71,11 @@ static int find_tensor(loader *l, const char *name, int64_t n_rows, int64_t n_co
     return 1;
 }
 
-static int bind_matrix(loader *l, kern_matrix *w, int64_t n_rows, int64_t n_cols, bool required, const char *name) {
+/* Rows [first, first + n_rows) of a tensor [n_rows_whole][n_cols] as a matrix. */
+static int bind_rows(loader *l, kern_matrix *w, int64_t first, int64_t n_rows, int64_t n_rows_whole, int64_t n_cols, bool required,
+                     const char *name) {
     const gguf_tensor *t;
-    int found = find_tensor(l, name, n_rows, n_cols, required, &t);
+    int found = find_tensor(l, name, n_rows_whole, n_cols, required, &t);
     if (found <= 0) return found;
     int rc = kern_matrix_init(w, t->format->type, n_rows, n_cols, l->err);
     if (rc < 0) {
@@ -78,54 +83,176 @@ static int bind_matrix(loader *l, kern_matrix *w, int64_t n_rows, int64_t n_cols
         return rc;
     }
     if ((size_t)n_cols > l->largest_row) l->largest_row = (size_t)n_cols;
-    l->total_values += (size_t)t->n_values;
-    return add_binding(l, (binding){.tensor = t, .matrix = w, .n_bytes = kern_matrix_bytes(w)});
+    l->total_values += (size_t)(n_rows * n_cols);
+    TRY(add_binding(l, (binding){.tensor = t, .first = first, .matrix = w, .n_bytes = kern_matrix_bytes(w)}));
+    return 1;
+}
+
+static int bind_matrix(loader *l, kern_matrix *w, int64_t n_rows, int64_t n_cols, bool required, const char *name) {
+    return bind_rows(l, w, 0, n_rows, n_rows, n_cols, required, name);
+}
+
+/* Values [first, first + n) of a vector tensor of n_whole. */
+static int bind_part(loader *l, const float **v, int64_t first, int64_t n, int64_t n_whole, bool required, const char *name) {
+    const gguf_tensor *t;
+    int found = find_tensor(l, name, 0, n_whole, required, &t);
+    if (found <= 0) return found;
+    FAIL_IF(t->format->block_size != 1 && (first != 0 || n != n_whole), l->err, WEIR_E_UNSUPPORTED, name,
+            "part of a vector of type %s cannot be read", t->format->name);
+    /* Padded to whole vectors, so that kernels may read past the end. */
+    TRY(add_binding(l, (binding){.tensor = t, .first = first, .n_values = n, .vector = v,
+                                 .n_bytes = (size_t)kern_pad16((int32_t)n) * sizeof(float)}));
+    return 1;
 }
 
 static int bind_vector(loader *l, const float **v, int64_t n, bool required, const char *name) {
-    const gguf_tensor *t;
-    int found = find_tensor(l, name, 0, n, required, &t);
+    return bind_part(l, v, 0, n, n, required, name);
+}
+
+/* NAME.weight and NAME.bias of a norm; `wanted` false leaves it out. */
+static int bind_norm(loader *l, model_norm_weights *norm, int64_t n, bool required, const char *name) {
+    char full[GGUF_MAX_NAME];
+    if (l->m->arch->unweighted_norms) {
+        norm->present = true;
+        return 1;
+    }
+    snprintf(full, sizeof full, "%s.weight", name);
+    int found = bind_vector(l, &norm->weight, n, required, full);
     if (found <= 0) return found;
-    /* Padded to whole vectors, so that kernels may read past the end. */
-    return add_binding(l, (binding){.tensor = t, .vector = v, .n_bytes = (size_t)kern_pad16((int32_t)n) * sizeof(float)});
+    norm->present = true;
+    snprintf(full, sizeof full, "%s.bias", name);
+    int bias = bind_vector(l, &norm->bias, n, false, full);
+    return bias < 0 ? bias : 1;
+}
+
+/* blk.I.SUFFIX in a caller's buffer. */
+static const char *layer_name(char buffer[GGUF_MAX_NAME], int32_t i, const char *suffix) {
+    snprintf(buffer, GGUF_MAX_NAME, "blk.%d.%s", (int)i, suffix);
+    return buffer;
+}
+
+/* q, k and v from tensors of their own or from the rows of one. */
+static int bind_qkv(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const int64_t d = c->d_model;
+    const struct {
+        const char *weight, *bias;
+        kern_matrix *matrix;
+        const float **vector;
+        int64_t n;
+    } parts[] = {{"attn_q.weight", "attn_q.bias", &layer->q, &layer->q_bias, (int64_t)c->n_head * c->d_head},
+                 {"attn_k.weight", "attn_k.bias", &layer->k, &layer->k_bias, (int64_t)c->n_head_kv * c->d_head},
+                 {"attn_v.weight", "attn_v.bias", &layer->v, &layer->v_bias, (int64_t)c->n_head_kv * c->d_value}};
+    const int64_t n_whole = parts[0].n + parts[1].n + parts[2].n;
+    char name[GGUF_MAX_NAME];
+    const bool fused = gguf_find_tensor(l->m->file, layer_name(name, i, "attn_qkv.weight")) != NULL;
+    int64_t first = 0;
+    for (int p = 0; p < 3; first += parts[p].n, p++) {
+        if (fused) {
+            TRY(bind_rows(l, parts[p].matrix, first, parts[p].n, n_whole, d, true, layer_name(name, i, "attn_qkv.weight")));
+            TRY(bind_part(l, parts[p].vector, first, parts[p].n, n_whole, false, layer_name(name, i, "attn_qkv.bias")));
+        } else {
+            TRY(bind_matrix(l, parts[p].matrix, parts[p].n, d, true, layer_name(name, i, parts[p].weight)));
+            TRY(bind_vector(l, parts[p].vector, parts[p].n, false, layer_name(name, i, parts[p].bias)));
+        }
+    }
+    return 0;
+}
+
+/* Norms of q and k: one for all heads, one for each head (a matrix [n_head][d_head]), or one for the whole row. */
+static int bind_qk_norms(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const model_qk_norm kind = l->m->arch->qk_norm;
+    char name[GGUF_MAX_NAME];
+    if (kind == QK_NORM_HEAD) {
+        TRY(bind_norm(l, &layer->q_norm, c->d_head, true, layer_name(name, i, "attn_q_norm")));
+        TRY(bind_norm(l, &layer->k_norm, c->d_head, true, layer_name(name, i, "attn_k_norm")));
+    } else if (kind == QK_NORM_ROW) {
+        TRY(bind_norm(l, &layer->q_norm, (int64_t)c->n_head * c->d_head, true, layer_name(name, i, "attn_q_norm")));
+        TRY(bind_norm(l, &layer->k_norm, (int64_t)c->n_head_kv * c->d_head, true, layer_name(name, i, "attn_k_norm")));
+    } else if (l->m->arch->norm == NORM_LAYER && gguf_find_tensor(l->m->file, layer_name(name, i, "attn_q_norm.weight"))) {
+        const gguf_tensor *t;
+        TRY(find_tensor(l, layer_name(name, i, "attn_q_norm.weight"), c->n_head, c->d_head, true, &t));
+        TRY(add_binding(l, (binding){.tensor = t, .n_values = (int64_t)t->n_values, .vector = &layer->q_norm.weight,
+                                     .n_bytes = (size_t)(t->n_values + 16) * sizeof(float)}));
+        TRY(find_tensor(l, layer_name(name, i, "attn_k_norm.weight"), c->n_head_kv, c->d_head, true, &t));
+        TRY(add_binding(l, (binding){.tensor = t, .n_values = (int64_t)t->n_values, .vector = &layer->k_norm.weight,
+                                     .n_bytes = (size_t)(t->n_values + 16) * sizeof(float)}));
+        layer->q_norm.present = layer->k_norm.present = layer->per_head_norms = true;
+    }
+    return 0;
+}
+
+/* Gate, up and down; gate and up may be the two halves of one tensor. */
+static int bind_feed_forward(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const bool plain = l->m->arch->plain_ffn;
+    char name[GGUF_MAX_NAME];
+    const gguf_tensor *up = gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_up.weight"));
+    if (!plain && up && !gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_gate.weight")) && up->dims[1] == 2 * (uint64_t)c->d_ff) {
+        TRY(bind_rows(l, &layer->gate, 0, c->d_ff, 2 * (int64_t)c->d_ff, c->d_model, true, layer_name(name, i, "ffn_up.weight")));
+        TRY(bind_rows(l, &layer->up, c->d_ff, c->d_ff, 2 * (int64_t)c->d_ff, c->d_model, true, layer_name(name, i, "ffn_up.weight")));
+    } else {
+        if (!plain) TRY(bind_matrix(l, &layer->gate, c->d_ff, c->d_model, true, layer_name(name, i, "ffn_gate.weight")));
+        TRY(bind_matrix(l, &layer->up, c->d_ff, c->d_model, true, layer_name(name, i, "ffn_up.weight")));
+        if (!plain) TRY(bind_vector(l, &layer->gate_bias, c->d_ff, false, layer_name(name, i, "ffn_gate.bias")));
+        TRY(bind_vector(l, &layer->up_bias, c->d_ff, false, layer_name(name, i, "ffn_up.bias")));
+    }
+    TRY(bind_matrix(l, &layer->down, c->d_model, c->d_ff, true, layer_name(name, i, "ffn_down.weight")));
+    return bind_vector(l, &layer->down_bias, c->d_model, false, layer_name(name, i, "ffn_down.bias"));
+}
+
+static int bind_norms(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const model_arch *arch = l->m->arch;
+    char name[GGUF_MAX_NAME];
+    if (!arch->no_pre_norms) {
+        TRY(bind_norm(l, &layer->attn_norm, c->d_model, true, layer_name(name, i, "attn_norm")));
+        /* Parallel blocks may share the attention's norm. */
+        const char *ffn_norm = arch->ffn_norm_after_attention ? "post_attention_norm" : "ffn_norm";
+        const bool optional = c->parallel || strcmp(arch->name, "stablelm") == 0;
+        TRY(bind_norm(l, &layer->ffn_norm, c->d_model, !optional, layer_name(name, i, ffn_norm)));
+    }
+    if (arch->post_norms) {
+        TRY(bind_norm(l, &layer->attn_post_norm, c->d_model, true, layer_name(name, i, "post_attention_norm")));
+        TRY(bind_norm(l, &layer->ffn_post_norm, c->d_model, true, layer_name(name, i, "post_ffw_norm")));
+    }
+    if (strcmp(arch->name, "falcon") == 0 && gguf_find_tensor(l->m->file, layer_name(name, i, "attn_norm_2.weight"))) {
+        /* The larger Falcons norm twice: attn_norm_2 for attention, attn_norm for the feed-forward. */
+        layer->ffn_norm = (model_norm_weights){0};
+        TRY(bind_norm(l, &layer->ffn_norm, c->d_model, true, layer_name(name, i, "attn_norm")));
+        TRY(bind_norm(l, &layer->attn_norm, c->d_model, true, layer_name(name, i, "attn_norm_2")));
+    }
+    return 0;
 }
 
 static int bind_layer(loader *l, int32_t i) {
     const model_config *c = &l->m->config;
-    const model_arch *arch = l->m->arch;
     model_layer *layer = &l->m->layers[i];
-    const int64_t n_q = (int64_t)c->n_head * c->d_head, n_k = (int64_t)c->n_head_kv * c->d_head, n_v = (int64_t)c->n_head_kv * c->d_value;
     char name[GGUF_MAX_NAME];
-#define NAME(suffix) (snprintf(name, sizeof name, "blk.%d." suffix, (int)i), name)
-    layer->windowed = arch->window_pattern && (i + 1) % arch->window_pattern != 0;
-    TRY(bind_vector(l, &layer->attn_norm, c->d_model, true, NAME("attn_norm.weight")));
-    TRY(bind_matrix(l, &layer->q, n_q, c->d_model, true, NAME("attn_q.weight")));
-    TRY(bind_matrix(l, &layer->k, n_k, c->d_model, true, NAME("attn_k.weight")));
-    TRY(bind_matrix(l, &layer->v, n_v, c->d_model, true, NAME("attn_v.weight")));
-    TRY(bind_vector(l, &layer->q_bias, n_q, false, NAME("attn_q.bias")));
-    TRY(bind_vector(l, &layer->k_bias, n_k, false, NAME("attn_k.bias")));
-    TRY(bind_vector(l, &layer->v_bias, n_v, false, NAME("attn_v.bias")));
-    if (arch->qk_norm) {
-        TRY(bind_vector(l, &layer->q_norm, c->d_head, true, NAME("attn_q_norm.weight")));
-        TRY(bind_vector(l, &layer->k_norm, c->d_head, true, NAME("attn_k_norm.weight")));
-    }
-    TRY(bind_matrix(l, &layer->o, c->d_model, (int64_t)c->n_head * c->d_value, true, NAME("attn_output.weight")));
-    TRY(bind_vector(l, &layer->o_bias, c->d_model, false, NAME("attn_output.bias")));
-    if (arch->post_norms) {
-        TRY(bind_vector(l, &layer->attn_post_norm, c->d_model, true, NAME("post_attention_norm.weight")));
-        TRY(bind_vector(l, &layer->ffn_post_norm, c->d_model, true, NAME("post_ffw_norm.weight")));
-    }
-    TRY(bind_vector(l, &layer->ffn_norm, c->d_model, true, NAME("ffn_norm.weight")));
-    TRY(bind_matrix(l, &layer->gate, c->d_ff, c->d_model, true, NAME("ffn_gate.weight")));
-    TRY(bind_matrix(l, &layer->up, c->d_ff, c->d_model, true, NAME("ffn_up.weight")));
-    TRY(bind_matrix(l, &layer->down, c->d_model, c->d_ff, true, NAME("ffn_down.weight")));
-    TRY(bind_vector(l, &layer->gate_bias, c->d_ff, false, NAME("ffn_gate.bias")));
-    TRY(bind_vector(l, &layer->up_bias, c->d_ff, false, NAME("ffn_up.bias")));
-    return bind_vector(l, &layer->down_bias, c->d_model, false, NAME("ffn_down.bias"));
-#undef NAME
+    layer->windowed = c->window_pattern && (i + 1) % c->window_pattern != 0;
+    layer->has_rope = l->m->arch->rope != ROPE_NONE && c->n_rot > 0 && (!l->m->arch->rope_in_windows_only || layer->windowed) &&
+                      (c->no_rope_pattern == 0 || (i + 1) % c->no_rope_pattern != 0);
+    TRY(bind_norms(l, layer, i));
+    TRY(bind_qkv(l, layer, i));
+    TRY(bind_qk_norms(l, layer, i));
+    TRY(bind_matrix(l, &layer->o, c->d_model, (int64_t)c->n_head * c->d_value, true, layer_name(name, i, "attn_output.weight")));
+    TRY(bind_vector(l, &layer->o_bias, c->d_model, false, layer_name(name, i, "attn_output.bias")));
+    TRY(bind_vector(l, &layer->sinks, c->n_head, false, layer_name(name, i, "attn_sinks.weight")));
+    return bind_feed_forward(l, layer, i);
 }
 
-static int bind_all(loader *l) {
+static int bind_rope_factors(loader *l) {
+    model_config *c = &l->m->config;
+    if (c->n_rot == 0) return 0;
+    TRY(bind_vector(l, &c->rope[0].factors, c->n_rot / 2, false, "rope_freqs.weight"));
+    /* Files with long factors do not always name the scaling. */
+    const bool long_rope = c->rope[0].scaling == ROPE_SCALING_LONG;
+    TRY(bind_vector(l, &c->rope[0].factors, c->n_rot / 2, long_rope, "rope_factors_short.weight"));
+    return bind_vector(l, &c->rope[0].long_factors, c->n_rot / 2, long_rope, "rope_factors_long.weight");
+}
+
+static int bind_embeddings(loader *l) {
     weir_model *m = l->m;
     model_config *c = &m->config;
     const gguf_tensor *embedding = gguf_find_tensor(m->file, "token_embd.weight");
@@ -136,10 +263,21 @@ static int bind_all(loader *l) {
     const int32_t n_tokens = tok_n_vocab(m->tokenizer);
     FAIL_IF(n_tokens > c->n_vocab, l->err, WEIR_E_FORMAT, "token_embd.weight", "%d rows for the tokeniser's %d tokens", c->n_vocab, n_tokens);
     TRY(find_tensor(l, "token_embd.weight", c->n_vocab, c->d_model, true, &m->embedding));
-    TRY(bind_vector(l, &m->output_norm, c->d_model, true, "output_norm.weight"));
+    if (m->arch->positions == POSITIONS_LEARNED)
+        TRY(find_tensor(l, "position_embd.weight", c->n_ctx_train, c->d_model, true, &m->positions));
+    if (m->arch->embedding_norm) TRY(bind_norm(l, &m->embedding_norm, c->d_model, true, "token_embd_norm"));
+    return 0;
+}
+
+static int bind_all(loader *l) {
+    weir_model *m = l->m;
+    model_config *c = &m->config;
+    TRY(bind_embeddings(l));
+    TRY(bind_norm(l, &m->output_norm, c->d_model, true, "output_norm"));
     bool untied = gguf_find_tensor(m->file, "output.weight") != NULL;
     TRY(bind_matrix(l, &m->output, c->n_vocab, c->d_model, true, untied ? "output.weight" : "token_embd.weight"));
-    if (c->n_rot > 0) TRY(bind_vector(l, &c->rope[0].factors, c->n_rot / 2, false, "rope_freqs.weight"));
+    TRY(bind_vector(l, &m->output_bias, c->n_vocab, false, "output.bias"));
+    TRY(bind_rope_factors(l));
     for (int32_t i = 0; i < c->n_layer; i++) TRY(bind_layer(l, i));
     return 0;
 }
@@ -157,8 +295,9 @@ typedef struct packing {
 } packing;
 
 static void make_vector(const binding *b, unsigned char *memory) {
+    const quant_format *format = b->tensor->format;
     float *v = (float *)memory;
-    b->tensor->format->dequantise(b->tensor->data, v, (size_t)(b->tensor->n_values / (uint64_t)b->tensor->format->block_size));
+    format->dequantise(b->tensor->data + (size_t)b->first * (size_t)format->block_bytes, v, (size_t)(b->n_values / format->block_size));
     *b->vector = v;
 }
 
@@ -181,7 +320,8 @@ static void pack_thread(void *arg, int thread) {
         }
         int begin = (int)(chunk - p->first_chunk[i]) * PACK_CHUNK, end = begin + PACK_CHUNK;
         if (end > b->matrix->n_panels) end = b->matrix->n_panels;
-        kern_pack(b->matrix, b->tensor->format->type, b->tensor->data, begin, end, scratch);
+        const unsigned char *rows = b->tensor->data + (size_t)b->first * quant_row_bytes(b->tensor->format, (size_t)b->matrix->n_cols);
+        kern_pack(b->matrix, b->tensor->format->type, rows, begin, end, scratch);
         int64_t done = atomic_fetch_add(&p->values_done, (int64_t)(end - begin) * KERN_PANEL * b->matrix->n_cols);
         if (thread == 0 && p->options && p->options->progress &&
             !p->options->progress(p->options->progress_user, (uint64_t)done, (uint64_t)l->total_values))
@@ -227,10 +367,30 @@ static int reserve_memory(loader *l) {
 }
 
 static int check_rope_factors(loader *l) {
-    const model_config *c = &l->m->config;
-    for (int32_t i = 0; c->rope[0].factors && i < c->n_rot / 2; i++)
-        FAIL_IF(!(c->rope[0].factors[i] > 0.0f), l->err, WEIR_E_FORMAT, "rope_freqs.weight", "factor %d is %g; it must be positive", i,
-                (double)c->rope[0].factors[i]);
+    model_config *c = &l->m->config;
+    const float *all[] = {c->rope[0].factors, c->rope[0].long_factors};
+    for (int k = 0; k < 2; k++)
+        for (int32_t i = 0; all[k] && i < c->n_rot / 2; i++)
+            FAIL_IF(!(all[k][i] > 0.0f), l->err, WEIR_E_FORMAT, "RoPE factors", "factor %d is %g; it must be positive", i, (double)all[k][i]);
+    if (!l->m->arch->window_rope_unscaled) {
+        c->rope[1].factors = c->rope[0].factors;
+        c->rope[1].long_factors = c->rope[0].long_factors;
+    }
+    return 0;
+}
+
+/* Slopes of ALiBi: a geometric sequence from 2^(-max/n), n the power of two up to n_head, then odd steps of half the rate. */
+static int make_alibi(weir_model *m, weir_error *err) {
+    const model_config *c = &m->config;
+    if (c->alibi_max_bias <= 0.0f) return 0;
+    float *slopes = arena_array(&m->strings, (size_t)c->n_head, sizeof(float));
+    FAIL_IF(slopes == NULL, err, WEIR_E_NOMEM, NULL, "no memory for %d slopes", c->n_head);
+    int32_t power = 1;
+    while (power * 2 <= c->n_head) power *= 2;
+    for (int32_t h = 0; h < c->n_head; h++)
+        slopes[h] = h < power ? powf(2.0f, -c->alibi_max_bias * (float)(h + 1) / (float)power)
+                              : powf(2.0f, -c->alibi_max_bias / 2.0f * (float)(2 * (h - power) + 1) / (float)power);
+    m->alibi = slopes;
     return 0;
 }
 
@@ -242,6 +402,7 @@ int model_load_weights(weir_model *m, const weir_model_options *options, weir_er
     if (rc >= 0) gguf_will_need(m->file);
     if (rc >= 0) rc = pack_all(&l, options);
     if (rc >= 0) rc = check_rope_factors(&l);
+    if (rc >= 0) rc = make_alibi(m, err);
     if (rc >= 0) gguf_dont_need(m->file);
     free(l.bindings);
     return rc < 0 ? rc : 0;

@@ -253,15 +253,17 @@ static void row_operations(const kern_ops *ops, const float *from, const float *
     RUN(ops->layer_norm(x, other, other, n, 1e-5f, x));
     RUN(ops->add(x, other, n));
     RUN(ops->scale(x, 1.7f, n));
-    RUN(ops->silu_mul(x, other, n));
-    RUN(ops->gelu_mul(x, other, n));
+    RUN(ops->activate(KERN_SILU, x, other, n));
+    RUN(ops->activate(KERN_GELU, x, other, n));
+    RUN(ops->activate(KERN_RELU_SQUARED, x, NULL, n));
+    RUN(ops->clamp(x, 1.25f, n));
     RUN(ops->softcap(x, 30.0f, n));
     RUN(ops->rope(x, other, other, n & ~1, true));
     RUN(ops->rope(x, other, other, n & ~1, false));
 #undef RUN
     unguard(&g);
 }
-enum { N_ROW_OPERATIONS = 10 };
+enum { N_ROW_OPERATIONS = 12 };
 
 static void row_operations_exact(const float *from, const float *other, int n, double *results) {
     double squares = 0, mean = 0, variance = 0;
@@ -274,12 +276,13 @@ static void row_operations_exact(const float *from, const float *other, int n, d
         const double x = (double)from[i], y = (double)other[i], u = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
         const int half = n / 2, pair = i / 2 * 2;
         double row[] = {x / sqrt(squares + 1e-5) * y, x / sqrt(squares + 1e-5), (x - mean) / sqrt(variance + 1e-5) * y + y, x + y,
-                        x * (double)1.7f, x / (1 + exp(-x)) * y, 0.5 * x * (1 + tanh(u)) * y, 30 * tanh(x / 30), x, x};
+                        x * (double)1.7f, x / (1 + exp(-x)) * y, 0.5 * x * (1 + tanh(u)) * y, x > 0 ? x * x : 0, fmin(fmax(x, -1.25), 1.25),
+                        30 * tanh(x / 30), x, x};
         if (i < half * 2) {
             const double c = (double)other[i % half], a = (double)from[i % half], b = (double)from[i % half + half];
-            row[8] = i < half ? a * c - b * c : a * c + b * c;
+            row[10] = i < half ? a * c - b * c : a * c + b * c;
             const double d = (double)other[i / 2], e = (double)from[pair], f = (double)from[pair + 1];
-            row[9] = i % 2 == 0 ? e * d - f * d : e * d + f * d;
+            row[11] = i % 2 == 0 ? e * d - f * d : e * d + f * d;
         }
         for (int r = 0; r < N_ROW_OPERATIONS; r++) results[r * n + i] = row[r];
     }
@@ -366,7 +369,7 @@ enum { MAX_KEYS = 1100, MAX_D = 80 };
 typedef struct attention_case {
     int n_rows, d_head, d_value;
     int32_t key_begin[KERN_ATTENTION_ROWS], key_end[KERN_ATTENTION_ROWS];
-    float softcap, alibi;
+    float softcap, alibi, sink;
 } attention_case;
 
 typedef struct attention_data {
@@ -392,24 +395,26 @@ static void free_pages(attention_data *data, int n_keys) {
 
 static void run_attention(const kern_ops *ops, attention_data *data, const attention_case *c, int first, int n, float out[][MAX_D]) {
     const float *q[KERN_ATTENTION_ROWS];
+    float slopes[KERN_ATTENTION_ROWS];
     float total_values[KERN_ATTENTION_ROWS * MAX_D], part_values[KERN_ATTENTION_ROWS * MAX_D];
     kern_softmax total = {.values = total_values}, part = {.values = part_values};
     int32_t last = 0, begin = MAX_KEYS;
     for (int i = 0; i < n; i++) {
         q[i] = data->q[first + i];
         total.max[i] = -INFINITY;
+        slopes[i] = c->alibi * (float)(first + i + 1);
         if (c->key_end[first + i] > last) last = c->key_end[first + i];
         if (c->key_begin[first + i] < begin) begin = c->key_begin[first + i];
     }
     kern_attention a = {.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = q, .key_begin = c->key_begin + first,
                         .key_end = c->key_end + first, .pages = data->pages, .k_offset = 0, .v_offset = data->v_offset,
-                        .softcap = c->softcap, .alibi_slope = c->alibi};
+                        .softcap = c->softcap, .alibi_slope = c->alibi != 0.0f ? slopes : NULL};
     for (int32_t s = begin / KERN_SEGMENT; s * KERN_SEGMENT < last; s++) {
         int32_t end = (s + 1) * KERN_SEGMENT < last ? (s + 1) * KERN_SEGMENT : last;
         ops->attend(&a, s * KERN_SEGMENT, end, &part);
         ops->attend_merge(n, c->d_value, &total, &part);
     }
-    for (int i = 0; i < n; i++) ops->attend_finish(&total, i, c->d_value, out[first + i]);
+    for (int i = 0; i < n; i++) ops->attend_finish(&total, i, c->d_value, c->sink != 0.0f ? &c->sink : NULL, out[first + i]);
 }
 
 static void exact_attention(const attention_data *data, const attention_case *c, int row, double *out) {
@@ -419,7 +424,7 @@ static void exact_attention(const attention_data *data, const attention_case *c,
         for (int d = 0; d < c->d_head; d++)
             scores[t] += (double)data->q[row][d] * (double)quant_f16_to_f32(quant_f32_to_f16(data->k[t][d]));
         if (c->softcap != 0.0f) scores[t] = (double)c->softcap * tanh(scores[t] / (double)c->softcap);
-        scores[t] -= (double)c->alibi * (c->key_end[row] - 1 - t);
+        scores[t] -= (double)c->alibi * (row + 1) * (c->key_end[row] - 1 - t);
         if (scores[t] > largest) largest = scores[t];
     }
     for (int d = 0; d < c->d_value; d++) out[d] = 0;
@@ -428,6 +433,7 @@ static void exact_attention(const attention_data *data, const attention_case *c,
         sum += p;
         for (int d = 0; d < c->d_value; d++) out[d] += p * (double)quant_f16_to_f32(quant_f32_to_f16(data->v[t][d]));
     }
+    if (c->sink != 0.0f) sum += exp((double)c->sink - largest);
     for (int d = 0; d < c->d_value; d++) out[d] /= sum;
 }
 
@@ -478,6 +484,7 @@ static void test_attention(void **state) {
         {.n_rows = 5, .d_head = 32, .d_value = 32, .key_begin = {0, 500, 520, 0, 600}, .key_end = {40, 700, 640, 1100, 1030}},
         {.n_rows = 2, .d_head = 64, .d_value = 64, .key_begin = {0, 0}, .key_end = {700, 90}, .softcap = 2.0f},
         {.n_rows = 2, .d_head = 16, .d_value = 16, .key_begin = {0, 0}, .key_end = {700, 90}, .alibi = 0.25f},
+        {.n_rows = 3, .d_head = 16, .d_value = 16, .key_begin = {0, 0, 2}, .key_end = {700, 9, 3}, .sink = 3.0f},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) one_attention(&data, &cases[i]);
 }
