@@ -33,5 +33,20 @@ void quant_dequantise_q3_k(const void *blocks, float *out, size_t n_blocks);
 void quant_dequantise_q4_k(const void *blocks, float *out, size_t n_blocks);
 void quant_dequantise_q5_k(const void *blocks, float *out, size_t n_blocks);
 void quant_dequantise_q6_k(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_iq1_s(const void *blocks, float *out, size_t n_blocks); /* quant_iq.c */
+void quant_dequantise_iq1_m(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_iq2_xxs(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_iq2_xs(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_iq2_s(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_iq3_xxs(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_iq3_s(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_iq4_nl(const void *blocks, float *out, size_t n_blocks); /* quant_fp4.c */
+void quant_dequantise_iq4_xs(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_mxfp4(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_nvfp4(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_tq1_0(const void *blocks, float *out, size_t n_blocks); /* quant_low.c */
+void quant_dequantise_tq2_0(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q1_0(const void *blocks, float *out, size_t n_blocks);
+void quant_dequantise_q2_0(const void *blocks, float *out, size_t n_blocks);
 
 #endif
