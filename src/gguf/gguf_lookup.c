@@ -88,20 +88,20 @@ const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i) {
 /* ---- values ----------------------------------------------------------------------------------------------------------- */
 
 /* A number of any type: exactly one of the members is meant. */
-typedef struct number {
+typedef struct any_number {
     enum { NUMBER_NONE, NUMBER_SIGNED, NUMBER_UNSIGNED, NUMBER_FLOAT } kind;
     int64_t i;
     uint64_t u;
     double f;
-} number;
+} any_number;
 
 /* Element i; i must be in range. */
-static number item_at(const gguf_key_value *kv, uint64_t i) {
+static any_number item_at(const gguf_key_value *kv, uint64_t i) {
 #define READ(ctype, name, kind_, member)                                                                                       \
     case name: {                                                                                                               \
         ctype value;                                                                                                           \
         memcpy(&value, kv->data + i * sizeof value, sizeof value);                                                             \
-        return (number){.kind = (kind_), .member = value};                                                                     \
+        return (any_number){.kind = (kind_), .member = value};                                                                 \
     }
     switch (kv->item_type) {
         READ(uint8_t, GGUF_BOOL, NUMBER_SIGNED, i)
@@ -120,12 +120,12 @@ static number item_at(const gguf_key_value *kv, uint64_t i) {
         break;
     }
 #undef READ
-    return (number){.kind = NUMBER_NONE};
+    return (any_number){.kind = NUMBER_NONE};
 }
 
 int gguf_item_i64(const gguf_key_value *kv, uint64_t i, int64_t *out) {
     if (i >= kv->n_items) return 0;
-    number n = item_at(kv, i);
+    any_number n = item_at(kv, i);
     if (n.kind == NUMBER_UNSIGNED && n.u <= INT64_MAX) {
         *out = (int64_t)n.u;
         return 1;
@@ -137,7 +137,7 @@ int gguf_item_i64(const gguf_key_value *kv, uint64_t i, int64_t *out) {
 
 int gguf_item_f64(const gguf_key_value *kv, uint64_t i, double *out) {
     if (i >= kv->n_items) return 0;
-    number n = item_at(kv, i);
+    any_number n = item_at(kv, i);
     if (n.kind == NUMBER_NONE) return WEIR_E_FORMAT;
     *out = n.kind == NUMBER_FLOAT ? n.f : n.kind == NUMBER_SIGNED ? (double)n.i : (double)n.u;
     return 1;
