@@ -104,6 +104,7 @@ typedef enum kern_activation {
     KERN_SILU,    /* x / (1 + exp(-x)) */
     KERN_GELU,    /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks, Gimpel 2016, section 2) */
     KERN_RELU_SQUARED, /* max(x, 0)^2 (So et al. 2021) */
+    KERN_SWIGLU_CLAMPED, /* with up only: x = min(gate, 7); x / (1 + exp(-1.702 x)) * (clamp(up, -7, 7) + 1) (gpt-oss) */
 } kern_activation;
 
 /* ---- attention -------------------------------------------------------------------------------------------------------- */

@@ -12,13 +12,16 @@ static int configure_exaone4(model_config *c, const gguf *g, weir_error *err);
 static int configure_gptneox(model_config *c, const gguf *g, weir_error *err);
 
 static const model_arch table[] = {
-    {.name = "llama"},
+    {.name = "llama", .has_experts = true, .expert_weights_norm = true},
     {.name = "mistral3"},
     {.name = "internlm2"},
     {.name = "ernie4_5"},
+    {.name = "ernie4_5-moe", .has_experts = true, .expert_weights_norm = true},
+    {.name = "deepseek", .has_experts = true},
     {.name = "arcee", .plain_ffn = true, .activation = KERN_RELU_SQUARED},
     {.name = "smollm3", .no_rope_pattern = 4},
     {.name = "granite", .divides_logits = true},
+    {.name = "granitemoe", .divides_logits = true, .has_experts = true, .expert_weights_norm = true},
     {.name = "minicpm", .divides_logits = true, .configure = configure_minicpm},
     {.name = "olmo", .norm = NORM_LAYER, .unweighted_norms = true},
     {.name = "command-r", .norm = NORM_LAYER, .parallel = true},
@@ -26,6 +29,24 @@ static const model_arch table[] = {
     {.name = "glm4", .post_norms = true},
     {.name = "qwen2", .rope = ROPE_HALVES},
     {.name = "qwen3", .rope = ROPE_HALVES, .qk_norm = QK_NORM_HEAD},
+    {.name = "qwen2moe", .rope = ROPE_HALVES, .has_experts = true},
+    {.name = "qwen3moe", .rope = ROPE_HALVES, .qk_norm = QK_NORM_HEAD, .has_experts = true, .expert_weights_norm = true},
+    {.name = "olmoe", .rope = ROPE_HALVES, .qk_norm = QK_NORM_ROW, .has_experts = true},
+    {.name = "glm4moe",
+     .rope = ROPE_HALVES,
+     .ffn_norm_after_attention = true,
+     .optional_qk_norm = true,
+     .qk_norm = QK_NORM_HEAD,
+     .has_experts = true,
+     .expert_gating = GATING_SIGMOID,
+     .expert_weights_norm = true},
+    {.name = "gpt-oss",
+     .rope = ROPE_HALVES,
+     .ffn_norm_after_attention = true,
+     .window_pattern = 2,
+     .activation = KERN_SWIGLU_CLAMPED,
+     .has_experts = true,
+     .expert_gating = GATING_SOFTMAX_CHOSEN},
     {.name = "phi3", .rope = ROPE_HALVES},
     {.name = "seed_oss", .rope = ROPE_HALVES, .ffn_norm_after_attention = true},
     {.name = "olmo2",
@@ -95,7 +116,7 @@ const model_arch *model_arch_named(const char *name, size_t n_bytes) {
 }
 
 /* Shapes beyond these are no model that could run, and keep all later arithmetic far from overflow. */
-enum { MAX_D_MODEL = 1 << 17, MAX_LAYERS = 1024, MAX_HEADS = 1024, MAX_D_HEAD = 1024, MAX_D_FF = 1 << 20 };
+enum { MAX_D_MODEL = 1 << 17, MAX_LAYERS = 1024, MAX_HEADS = 1024, MAX_D_HEAD = 1024, MAX_D_FF = 1 << 20, MAX_EXPERTS = 1024 };
 
 /* "ARCH.suffix" in a caller's buffer. */
 static const char *key_of(char buffer[128], const model_arch *arch, const char *suffix) {
@@ -190,6 +211,36 @@ static int read_windows(model_config *c, const model_arch *arch, const gguf *g, 
     return 0;
 }
 
+/* Routed experts: how many, how wide, where, and how they are chosen. */
+static int read_experts(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
+    int32_t gating, n_shared;
+    bool norm = arch->expert_weights_norm;
+    char key[128];
+    if (!arch->has_experts) return 0;
+    TRY(read_int(g, arch, "expert_count", 0, MAX_EXPERTS, 0, &c->n_expert, err));
+    if (c->n_expert == 0) return 0;
+    TRY(read_int(g, arch, "expert_used_count", 1, c->n_expert, -1, &c->n_expert_used, err));
+    TRY(read_int(g, arch, "expert_feed_forward_length", 1, MAX_D_FF, c->d_ff, &c->d_ff_expert, err));
+    TRY(read_int(g, arch, "expert_shared_count", 0, 1024, 0, &n_shared, err));
+    FAIL_IF((int64_t)n_shared * c->d_ff_expert > MAX_D_FF, err, WEIR_E_FORMAT, key_of(key, arch, "expert_shared_count"), "%d is too many", n_shared);
+    TRY(read_int(g, arch, "expert_shared_feed_forward_length", 0, MAX_D_FF, n_shared * c->d_ff_expert, &c->d_ff_shared, err));
+    TRY(read_int(g, arch, "leading_dense_block_count", 0, c->n_layer, 0, &c->n_layer_dense, err));
+    TRY(read_int(g, arch, "interleave_moe_layer_step", 1, MAX_LAYERS, 1, &c->expert_step, err));
+    TRY(read_int(g, arch, "expert_group_count", 0, c->n_expert, 0, &c->n_expert_groups, err));
+    TRY(read_int(g, arch, "expert_group_used_count", 0, c->n_expert, c->n_expert_groups, &c->n_expert_groups_used, err));
+    FAIL_IF(c->n_expert_groups > 1 && (c->n_expert % c->n_expert_groups != 0 || c->n_expert_groups_used < 1 ||
+                                       c->n_expert / c->n_expert_groups * c->n_expert_groups_used < c->n_expert_used),
+            err, WEIR_E_FORMAT, key_of(key, arch, "expert_group_count"), "%d experts in %d groups, %d used, do not give %d experts",
+            c->n_expert, c->n_expert_groups, c->n_expert_groups_used, c->n_expert_used);
+    TRY(read_int(g, arch, "expert_gating_func", 0, 3, 0, &gating, err));
+    c->expert_gating = gating ? (model_gating)gating : arch->expert_gating ? arch->expert_gating : GATING_SOFTMAX;
+    TRY(gguf_get_bool(g, key_of(key, arch, "expert_weights_norm"), &norm, err));
+    c->expert_weights_norm = norm;
+    TRY(read_float(g, arch, "expert_weights_scale", 1.0f, &c->expert_weights_scale, err));
+    if (c->expert_weights_scale == 0.0f) c->expert_weights_scale = 1.0f;
+    return 0;
+}
+
 /* Multipliers, caps and what the architecture adds. */
 static int read_scales(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
     float attention_scale, logit_scale;
@@ -274,6 +325,7 @@ int model_config_read(model_config *c, const model_arch *arch, const gguf *g, we
                    &c->norm_eps, err));
     TRY(read_windows(c, arch, g, err));
     TRY(read_rope(c, arch, g, err));
+    TRY(read_experts(c, arch, g, err));
     return read_scales(c, arch, g, err);
 }
 

@@ -38,6 +38,8 @@ typedef enum model_rope_kind { ROPE_PAIRS, ROPE_HALVES, ROPE_NONE } model_rope_k
 typedef enum model_qk_norm { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_ROW } model_qk_norm; /* of each head, of the whole projection */
 typedef enum model_positions { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_ALIBI, POSITIONS_NONE } model_positions;
 
+typedef enum model_gating { GATING_SOFTMAX = 1, GATING_SIGMOID = 2, GATING_SOFTMAX_CHOSEN = 3 } model_gating; /* as the files number them */
+
 typedef struct model_config {
     int32_t n_vocab, n_ctx_train, d_model, n_layer, n_head, n_head_kv, d_head, d_value, d_ff, n_rot;
     float norm_eps;
@@ -50,6 +52,14 @@ typedef struct model_config {
     float clamp_qkv;            /* 0 = none */
     float alibi_max_bias;       /* 0 = none */
     float temperature_scale;    /* q at position p is multiplied by 1 + scale ln(1 + floor(p / n_ctx_original)); 0 = none */
+    int32_t n_expert, n_expert_used; /* 0 = no routed experts */
+    int32_t d_ff_expert, d_ff_shared; /* d_ff_shared 0 = no shared expert */
+    int32_t n_layer_dense;      /* leading layers without experts */
+    int32_t expert_step;        /* of the rest, layer i has experts when (i + 1) is a multiple */
+    int32_t n_expert_groups, n_expert_groups_used; /* experts are chosen within the best groups; 0 or 1 = no groups */
+    model_gating expert_gating;
+    bool expert_weights_norm;   /* the chosen experts' weights are divided by their sum */
+    float expert_weights_scale; /* 1 = none */
     int32_t window;             /* sliding window of windowed layers; 0 = none */
     int32_t window_pattern;     /* layer i is full when (i + 1) is a multiple, else windowed; 0 = no windows */
     int32_t no_rope_pattern;    /* layer i has no RoPE when (i + 1) is a multiple; 0 = all have it */
@@ -63,8 +73,12 @@ typedef struct model_arch {
     model_rope_kind rope;
     model_positions positions;
     model_qk_norm qk_norm;
+    bool optional_qk_norm;      /* not every model of the family has it */
     bool plain_ffn;             /* no gate: down(activation(up(x))) */
     kern_activation activation;
+    bool has_experts;           /* routed experts are possible */
+    model_gating expert_gating; /* when the file does not say; 0 = softmax */
+    bool expert_weights_norm;   /* when the file does not say */
     bool parallel;
     bool no_pre_norms;          /* attention and feed-forward read the residual stream itself */
     bool post_norms;            /* norms of what attention and feed-forward add */
@@ -107,7 +121,13 @@ typedef struct model_layer {
     const float *gate_bias, *up_bias, *down_bias;     /* or NULL */
     const float *sinks;                               /* [n_head] or NULL */
     kern_matrix q, k, v, o;                           /* [n_head d_head][d_model], ..., [d_model][n_head d_value] */
-    kern_matrix gate, up, down;                       /* [d_ff][d_model] twice (gate may be absent), [d_model][d_ff] */
+    kern_matrix gate, up, down;                       /* [d_ff][d_model] twice (gate may be absent), [d_model][d_ff]; of the shared
+                                                         expert in layers with routed ones; absent if there is none */
+    kern_matrix router, shared_gate;                  /* [n_expert][d_model], [1][d_model]; absent without experts */
+    const float *router_bias, *selection_bias;        /* [n_expert] or NULL; the latter counts for choosing only */
+    kern_matrix *gate_experts, *up_experts, *down_experts; /* [n_expert] each; gate may be NULL */
+    const float *gate_experts_bias, *up_experts_bias; /* [n_expert][d_ff_expert] or NULL */
+    const float *down_experts_bias;                   /* [n_expert][d_model] or NULL */
     bool windowed, has_rope;
 } model_layer;
 

@@ -164,6 +164,7 @@ static int bind_qk_norms(loader *l, model_layer *layer, int32_t i) {
     const model_config *c = &l->m->config;
     const model_qk_norm kind = l->m->arch->qk_norm;
     char name[GGUF_MAX_NAME];
+    if (l->m->arch->optional_qk_norm && !gguf_find_tensor(l->m->file, layer_name(name, i, "attn_q_norm.weight"))) return 0;
     if (kind == QK_NORM_HEAD) {
         TRY(bind_norm(l, &layer->q_norm, c->d_head, true, layer_name(name, i, "attn_q_norm")));
         TRY(bind_norm(l, &layer->k_norm, c->d_head, true, layer_name(name, i, "attn_k_norm")));
@@ -183,23 +184,79 @@ static int bind_qk_norms(loader *l, model_layer *layer, int32_t i) {
     return 0;
 }
 
-/* Gate, up and down; gate and up may be the two halves of one tensor. */
-static int bind_feed_forward(loader *l, model_layer *layer, int32_t i) {
+/* Gate, up and down of a dense feed-forward of width d_ff; gate and up may be the two halves of one tensor. `suffix` is "" or,
+ * for a shared expert, "_shexp". */
+static int bind_dense(loader *l, model_layer *layer, int32_t i, int64_t d_ff, const char *suffix) {
     const model_config *c = &l->m->config;
     const bool plain = l->m->arch->plain_ffn;
-    char name[GGUF_MAX_NAME];
-    const gguf_tensor *up = gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_up.weight"));
-    if (!plain && up && !gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_gate.weight")) && up->dims[1] == 2 * (uint64_t)c->d_ff) {
-        TRY(bind_rows(l, &layer->gate, 0, c->d_ff, 2 * (int64_t)c->d_ff, c->d_model, true, layer_name(name, i, "ffn_up.weight")));
-        TRY(bind_rows(l, &layer->up, c->d_ff, c->d_ff, 2 * (int64_t)c->d_ff, c->d_model, true, layer_name(name, i, "ffn_up.weight")));
+    char up[GGUF_MAX_NAME], gate[GGUF_MAX_NAME], down[GGUF_MAX_NAME], bias[GGUF_MAX_NAME];
+    snprintf(up, sizeof up, "blk.%d.ffn_up%s.weight", (int)i, suffix);
+    snprintf(gate, sizeof gate, "blk.%d.ffn_gate%s.weight", (int)i, suffix);
+    snprintf(down, sizeof down, "blk.%d.ffn_down%s.weight", (int)i, suffix);
+    const gguf_tensor *t = gguf_find_tensor(l->m->file, up);
+    if (!plain && t && !gguf_find_tensor(l->m->file, gate) && t->dims[1] == 2 * (uint64_t)d_ff) {
+        TRY(bind_rows(l, &layer->gate, 0, d_ff, 2 * d_ff, c->d_model, true, up));
+        TRY(bind_rows(l, &layer->up, d_ff, d_ff, 2 * d_ff, c->d_model, true, up));
     } else {
-        if (!plain) TRY(bind_matrix(l, &layer->gate, c->d_ff, c->d_model, true, layer_name(name, i, "ffn_gate.weight")));
-        TRY(bind_matrix(l, &layer->up, c->d_ff, c->d_model, true, layer_name(name, i, "ffn_up.weight")));
-        if (!plain) TRY(bind_vector(l, &layer->gate_bias, c->d_ff, false, layer_name(name, i, "ffn_gate.bias")));
-        TRY(bind_vector(l, &layer->up_bias, c->d_ff, false, layer_name(name, i, "ffn_up.bias")));
+        if (!plain) TRY(bind_matrix(l, &layer->gate, d_ff, c->d_model, true, gate));
+        TRY(bind_matrix(l, &layer->up, d_ff, c->d_model, true, up));
+        if (!plain) TRY(bind_vector(l, &layer->gate_bias, d_ff, false, layer_name(bias, i, "ffn_gate.bias")));
+        TRY(bind_vector(l, &layer->up_bias, d_ff, false, layer_name(bias, i, "ffn_up.bias")));
     }
-    TRY(bind_matrix(l, &layer->down, c->d_model, c->d_ff, true, layer_name(name, i, "ffn_down.weight")));
-    return bind_vector(l, &layer->down_bias, c->d_model, false, layer_name(name, i, "ffn_down.bias"));
+    TRY(bind_matrix(l, &layer->down, c->d_model, d_ff, true, down));
+    return bind_vector(l, &layer->down_bias, c->d_model, false, layer_name(bias, i, "ffn_down.bias"));
+}
+
+/* All experts of one kind: a tensor [n_expert][n_rows][n_cols] as n_expert matrices, and its biases [n_expert][n_rows]. */
+static int bind_experts(loader *l, kern_matrix **matrices, const float **biases, int64_t n_rows, int64_t n_cols, int32_t i, const char *kind) {
+    const model_config *c = &l->m->config;
+    char name[GGUF_MAX_NAME];
+    snprintf(name, sizeof name, "blk.%d.%s.weight", (int)i, kind);
+    const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
+    FAIL_IF(t == NULL, l->err, WEIR_E_FORMAT, name, "the tensor is missing");
+    char shape[64];
+    format_shape(shape, t->dims, t->n_dims);
+    FAIL_IF(t->dims[0] != (uint64_t)n_cols || t->dims[1] != (uint64_t)n_rows || t->dims[2] != (uint64_t)c->n_expert || t->dims[3] != 1, l->err,
+            WEIR_E_FORMAT, name, "the shape is %s; the metadata ask for %lld x %lld x %d", shape, (long long)n_cols, (long long)n_rows, c->n_expert);
+    *matrices = arena_array(&l->m->strings, (size_t)c->n_expert, sizeof **matrices);
+    FAIL_IF(*matrices == NULL, l->err, WEIR_E_NOMEM, name, "no memory for %d experts", c->n_expert);
+    if ((size_t)n_cols > l->largest_row) l->largest_row = (size_t)n_cols;
+    for (int32_t e = 0; e < c->n_expert; e++) {
+        kern_matrix *w = *matrices + e;
+        TRY(kern_matrix_init(w, t->format->type, n_rows, n_cols, l->err));
+        l->total_values += (size_t)(n_rows * n_cols);
+        TRY(add_binding(l, (binding){.tensor = t, .first = e * n_rows, .matrix = w, .n_bytes = kern_matrix_bytes(w)}));
+    }
+    snprintf(name, sizeof name, "blk.%d.%s.bias", (int)i, kind);
+    const gguf_tensor *bias;
+    if (gguf_find_tensor(l->m->file, name) == NULL) return 0;
+    TRY(find_tensor(l, name, c->n_expert, n_rows, true, &bias));
+    return add_binding(l, (binding){.tensor = bias, .n_values = (int64_t)bias->n_values, .vector = biases,
+                                    .n_bytes = (size_t)(bias->n_values + 16) * sizeof(float)});
+}
+
+static int bind_routed(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    char name[GGUF_MAX_NAME];
+    TRY(bind_matrix(l, &layer->router, c->n_expert, c->d_model, true, layer_name(name, i, "ffn_gate_inp.weight")));
+    TRY(bind_vector(l, &layer->router_bias, c->n_expert, false, layer_name(name, i, "ffn_gate_inp.bias")));
+    TRY(bind_vector(l, &layer->selection_bias, c->n_expert, false, layer_name(name, i, "exp_probs_b.bias")));
+    if (gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_gate_exps.weight")))
+        TRY(bind_experts(l, &layer->gate_experts, &layer->gate_experts_bias, c->d_ff_expert, c->d_model, i, "ffn_gate_exps"));
+    TRY(bind_experts(l, &layer->up_experts, &layer->up_experts_bias, c->d_ff_expert, c->d_model, i, "ffn_up_exps"));
+    TRY(bind_experts(l, &layer->down_experts, &layer->down_experts_bias, c->d_model, c->d_ff_expert, i, "ffn_down_exps"));
+    const gguf_tensor *shared = gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_up_shexp.weight"));
+    if (shared == NULL) return 0;
+    FAIL_IF(shared->dims[1] != (uint64_t)c->d_ff_shared, l->err, WEIR_E_FORMAT, name, "%llu rows; the metadata ask for %d",
+            (unsigned long long)shared->dims[1], c->d_ff_shared);
+    TRY(bind_dense(l, layer, i, c->d_ff_shared, "_shexp"));
+    return bind_matrix(l, &layer->shared_gate, 1, c->d_model, false, layer_name(name, i, "ffn_gate_inp_shexp.weight"));
+}
+
+static int bind_feed_forward(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const bool routed = c->n_expert && i >= c->n_layer_dense && (i + 1) % c->expert_step == 0;
+    return routed ? bind_routed(l, layer, i) : bind_dense(l, layer, i, c->d_ff, "");
 }
 
 static int bind_norms(loader *l, model_layer *layer, int32_t i) {

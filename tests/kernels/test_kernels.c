@@ -257,13 +257,14 @@ static void row_operations(const kern_ops *ops, const float *from, const float *
     RUN(ops->activate(KERN_GELU, x, other, n));
     RUN(ops->activate(KERN_RELU_SQUARED, x, NULL, n));
     RUN(ops->clamp(x, 1.25f, n));
+    RUN(ops->activate(KERN_SWIGLU_CLAMPED, x, other, n));
     RUN(ops->softcap(x, 30.0f, n));
     RUN(ops->rope(x, other, other, n & ~1, true));
     RUN(ops->rope(x, other, other, n & ~1, false));
 #undef RUN
     unguard(&g);
 }
-enum { N_ROW_OPERATIONS = 12 };
+enum { N_ROW_OPERATIONS = 13 };
 
 static void row_operations_exact(const float *from, const float *other, int n, double *results) {
     double squares = 0, mean = 0, variance = 0;
@@ -277,12 +278,13 @@ static void row_operations_exact(const float *from, const float *other, int n, d
         const int half = n / 2, pair = i / 2 * 2;
         double row[] = {x / sqrt(squares + 1e-5) * y, x / sqrt(squares + 1e-5), (x - mean) / sqrt(variance + 1e-5) * y + y, x + y,
                         x * (double)1.7f, x / (1 + exp(-x)) * y, 0.5 * x * (1 + tanh(u)) * y, x > 0 ? x * x : 0, fmin(fmax(x, -1.25), 1.25),
+                        fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7))) * (fmin(fmax(y, -7), 7) + 1),
                         30 * tanh(x / 30), x, x};
         if (i < half * 2) {
             const double c = (double)other[i % half], a = (double)from[i % half], b = (double)from[i % half + half];
-            row[10] = i < half ? a * c - b * c : a * c + b * c;
+            row[11] = i < half ? a * c - b * c : a * c + b * c;
             const double d = (double)other[i / 2], e = (double)from[pair], f = (double)from[pair + 1];
-            row[11] = i % 2 == 0 ? e * d - f * d : e * d + f * d;
+            row[12] = i % 2 == 0 ? e * d - f * d : e * d + f * d;
         }
         for (int r = 0; r < N_ROW_OPERATIONS; r++) results[r * n + i] = row[r];
     }
