@@ -11,15 +11,21 @@
 
 typedef struct fake_seq {
     int32_t n, capacity, script_at; /* script_at: index of the last script token; -1 = none */
-    int32_t n_prompt;               /* tokens of items that were not a single token fed after logits were given */
-    bool spoke, poisoned, banned_all;
+    uint64_t hash;                  /* of all tokens */
+    bool spoke, banned_all;
     int32_t tokens[];
 } fake_seq;
 
+static const uint64_t first_hash = 1469598103934665603u;
+
+static uint64_t add_to_hash(uint64_t hash, int32_t token) { return (hash ^ (uint64_t)token) * 1099511628211u; }
+
+static int32_t letter_of(uint64_t hash) { return 'a' + (int32_t)((hash ^ hash >> 32) % 26); }
+
 int32_t fake_next(const int32_t *tokens, int32_t n) {
-    uint64_t hash = 1469598103934665603u;
-    for (int32_t i = 0; i < n; i++) hash = (hash ^ (uint64_t)tokens[i]) * 1099511628211u;
-    return 'a' + (int32_t)((hash ^ hash >> 32) % 26);
+    uint64_t hash = first_hash;
+    for (int32_t i = 0; i < n; i++) hash = add_to_hash(hash, tokens[i]);
+    return letter_of(hash);
 }
 
 static void on_engine_thread(fake *f) {
@@ -39,6 +45,7 @@ static int seq_open(void *context, int32_t n_tokens, void **out, weir_error *err
     fake_seq *seq = calloc(1, sizeof *seq + (size_t)n_tokens * sizeof(int32_t));
     seq->capacity = n_tokens;
     seq->script_at = -1;
+    seq->hash = first_hash;
     atomic_fetch_add(&f->kv_used, n_tokens);
     atomic_fetch_add(&f->n_opened, 1);
     int open = atomic_fetch_add(&f->n_open, 1) + 1;
@@ -63,6 +70,7 @@ static bool pass_gate(fake *f, sched_abort_fn abort, void *user) {
         if (abort && abort(user)) return false;
         pthread_mutex_lock(&f->lock);
         if (f->permits == 0) {
+            atomic_store(&f->at_gate, true);
             struct timespec until;
             clock_gettime(CLOCK_REALTIME, &until);
             until.tv_nsec += 1000000;
@@ -80,7 +88,7 @@ static bool pass_gate(fake *f, sched_abort_fn abort, void *user) {
 }
 
 static int32_t choose(const fake *f, const fake_seq *seq) {
-    if (seq->script_at < 0) return fake_next(seq->tokens, seq->n);
+    if (seq->script_at < 0) return letter_of(seq->hash);
     int32_t script = seq->tokens[seq->script_at] - FAKE_SCRIPT, at = seq->n - seq->script_at - 1;
     if (at >= f->script_pieces[script]) return FAKE_EOG;
     const fake_piece *piece = &f->scripts[script][at];
@@ -93,6 +101,7 @@ static void feed(fake_seq *seq, const sched_item *item) {
         int32_t token = item->tokens[i];
         if (token >= FAKE_SCRIPT && token < FAKE_PIECE) seq->script_at = seq->n;
         if (token == FAKE_BANNED_ALL) seq->banned_all = true;
+        seq->hash = add_to_hash(seq->hash, token);
         seq->tokens[seq->n++] = token;
     }
 }
@@ -136,10 +145,8 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
         if (((fake_seq *)items[i].seq)->spoke) record.n_decode++;
         else record.n_prefill += items[i].n_tok;
     }
-    atomic_store(&f->in_step, 1);
     bool passed = pass_gate(f, abort, user);
     for (int32_t layer = 0; layer < f->n_layers && passed; layer++) passed = !abort || !abort(user);
-    atomic_store(&f->in_step, 0);
     if (!passed) {
         atomic_fetch_add(&f->n_aborted, 1);
         return error_set(err, WEIR_E_CANCELLED, NULL, "abandoned");
@@ -235,6 +242,7 @@ void fake_script(fake *f, int32_t script, const char *const *pieces, int32_t n) 
 void fake_gate(fake *f, int64_t permits) {
     pthread_mutex_lock(&f->lock);
     f->permits = permits;
+    atomic_store(&f->at_gate, false);
     pthread_cond_broadcast(&f->change);
     pthread_mutex_unlock(&f->lock);
 }

@@ -47,7 +47,7 @@ typedef struct fake {
     atomic_int fail_batches; /* so many steps with more than one item fail */
     atomic_int open_error;   /* seq_open fails with this code while it is not 0 */
     atomic_int n_aborted;
-    atomic_int in_step;      /* 1 while a step runs */
+    atomic_bool at_gate;     /* a step waits for a permit */
     atomic_bool wrong_thread;
     pthread_mutex_t lock;
     pthread_cond_t change;

@@ -2,9 +2,9 @@
 #include "support.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/utf8.h"
 
@@ -56,14 +56,31 @@ weir_job *submit_one(fixture *f, int32_t token, int32_t max_tokens) {
     return submit(f, &r);
 }
 
+weir_job *hold(fixture *f, int32_t max_tokens) {
+    fake_gate(&f->backend, 0);
+    weir_job *job = submit_one(f, 'h', max_tokens);
+    WAIT_UNTIL(atomic_load(&f->backend.at_gate));
+    return job;
+}
+
+void pass_steps(fixture *f, int32_t n) {
+    fake_gate(&f->backend, n);
+    WAIT_UNTIL(atomic_load(&f->backend.at_gate));
+}
+
+void require_failed(const char *condition, const char *file, int line) {
+    fprintf(stderr, "%s:%d: failed: %s\n", file, line, condition);
+    abort();
+}
+
 bool add_event(reply *r, const weir_event *ev) {
     if (ev->type == WEIR_EVENT_TOKEN) {
-        assert_int_equal(r->n_terminals, 0);
-        assert_int_equal(ev->index, r->n_events);
+        REQUIRE(r->n_terminals == 0);
+        REQUIRE(ev->index == r->n_events);
         r->n_events++;
-        assert_true(ev->text_bytes > 0);
-        assert_int_equal(ev->text[ev->text_bytes], 0);
-        assert_true(utf8_valid(ev->text, ev->text_bytes));
+        REQUIRE(ev->text_bytes > 0);
+        REQUIRE(ev->text[ev->text_bytes] == 0);
+        REQUIRE(utf8_valid(ev->text, ev->text_bytes));
         buf_append(&r->text, ev->text, ev->text_bytes);
         buf_append(&r->tokens, ev->tokens, ev->n_tokens * sizeof(int32_t));
         if (ev->n_tokens > r->most_event_tokens) r->most_event_tokens = ev->n_tokens;
@@ -74,12 +91,12 @@ bool add_event(reply *r, const weir_event *ev) {
     snprintf(r->message, sizeof r->message, "%s", ev->message ? ev->message : "");
     snprintf(r->stop_text, sizeof r->stop_text, "%s", ev->stop_text ? ev->stop_text : "");
     if (ev->type == WEIR_EVENT_ERROR) {
-        assert_true(ev->code < 0);
-        assert_non_null(ev->message);
-        assert_int_equal(ev->stop_reason, WEIR_STOP_NONE);
+        REQUIRE(ev->code < 0);
+        REQUIRE(ev->message != NULL);
+        REQUIRE(ev->stop_reason == WEIR_STOP_NONE);
     } else {
-        assert_int_equal(ev->type, WEIR_EVENT_END);
-        assert_int_not_equal(ev->stop_reason, WEIR_STOP_NONE);
+        REQUIRE(ev->type == WEIR_EVENT_END);
+        REQUIRE(ev->stop_reason != WEIR_STOP_NONE);
     }
     return false;
 }
