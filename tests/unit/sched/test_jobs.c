@@ -361,11 +361,7 @@ static void cancel_in_prefill_aborts_the_step(void **state) {
     for (int i = 0; i < 50; i++) tokens[i] = 'a' + i % 26;
     weir_request q = plain_request(tokens, 50);
     q.max_tokens = 4;
-    weir_job *other = submit_one(&f, 'x', 40);
-    WAIT_UNTIL(weir_job_n_output(other) > 0);
-    fake_gate(&f.backend, 0);
-    WAIT_UNTIL(atomic_load(&f.backend.at_gate)); /* a step of `other` alone */
-    weir_job *job = submit(&f, &q);
+    weir_job *other = hold(&f, 40), *job = submit(&f, &q);
     pass_steps(&f, 1); /* now it is one of both */
     assert_int_equal(stats_of(&f).n_running, 2);
     int32_t n_steps = fake_n_steps(&f.backend);
@@ -379,7 +375,7 @@ static void cancel_in_prefill_aborts_the_step(void **state) {
     fake_gate(&f.backend, -1);
     /* The other one has lost nothing by the aborted step. */
     r = finish_reply(&other);
-    int32_t history[64] = {'x'};
+    int32_t history[64] = {'h'};
     for (int32_t i = 0; i < 40; i++) {
         history[i + 1] = fake_next(history, i + 1);
         assert_int_equal(((const int32_t *)r.tokens.data)[i], history[i + 1]);
@@ -393,10 +389,8 @@ static void cancel_in_decode_costs_one_step_at_most(void **state) {
     fixture f;
     fixture_init(&f);
     fixture_open(&f, 4, 64, 0);
-    weir_job *job = submit_one(&f, 'a', 1000);
-    WAIT_UNTIL(weir_job_n_output(job) > 3);
-    fake_gate(&f.backend, 0);
-    WAIT_UNTIL(atomic_load(&f.backend.at_gate));
+    weir_job *job = hold(&f, 1000);
+    pass_steps(&f, 4);
     int32_t n_output = weir_job_n_output(job);
     weir_job_cancel(job);
     fake_gate(&f.backend, -1);
@@ -432,17 +426,15 @@ static void release_in_every_state(void **state) {
     fixture f;
     fixture_init(&f);
     fixture_open(&f, 1, 64, 0);
-    fake_gate(&f.backend, 0);
-    weir_job *prefills = submit_one(&f, 'a', 1000), *waits = submit_one(&f, 'b', 3);
-    WAIT_UNTIL(atomic_load(&f.backend.at_gate));
+    weir_job *prefills = hold(&f, 1000), *waits = submit_one(&f, 'b', 3);
     weir_job_release(&waits); /* queued */
     assert_null(waits);
     weir_job_release(&prefills); /* prefilling, in the step */
     WAIT_UNTIL(atomic_load(&f.backend.n_open) == 0);
-    fake_gate(&f.backend, -1);
-    weir_job *decodes = submit_one(&f, 'c', 100000);
-    WAIT_UNTIL(weir_job_n_output(decodes) > 3);
+    weir_job *decodes = hold(&f, 1000);
+    pass_steps(&f, 4);
     weir_job_release(&decodes); /* decoding, with unread events */
+    fake_gate(&f.backend, -1);
     WAIT_UNTIL(atomic_load(&f.backend.n_open) == 0);
     weir_job *ended = submit_one(&f, 'd', 3);
     WAIT_UNTIL(stats_of(&f).n_finished == 1);
@@ -722,12 +714,9 @@ static void close_ends_every_job(void **state) {
     WAIT_UNTIL(stats_of(&f).n_finished == 1);
     weir_job *parked = submit_one(&f, 'p', -1);
     WAIT_UNTIL(job_get_state(parked) == JOB_PARKED);
-    weir_job *decodes = submit_one(&f, 'd', -1);
-    WAIT_UNTIL(weir_job_n_output(decodes) > 2);
-    fake_gate(&f.backend, 0);
-    WAIT_UNTIL(atomic_load(&f.backend.at_gate));
-    weir_job *prefills = submit_one(&f, 'f', -1);
+    weir_job *decodes = hold(&f, -1), *prefills = submit_one(&f, 'f', -1);
     pass_steps(&f, 1);
+    assert_int_equal(job_get_state(decodes), JOB_DECODE);
     assert_int_equal(job_get_state(prefills), JOB_PREFILL);
     weir_job *waits = submit_one(&f, 'w', -1), *released = submit_one(&f, 'r', -1);
     weir_job_release(&released);

@@ -47,7 +47,7 @@ static void submit_random(client *c, live *l) {
     if (l->poisoned) l->prompt[below(c, (uint32_t)l->n_prompt)] = FAKE_POISON;
     if (l->scripted) l->prompt[l->n_prompt - 1] = FAKE_SCRIPT;
     weir_request q = plain_request(l->prompt, (size_t)l->n_prompt);
-    l->max_tokens = q.max_tokens = below(c, 12) == 0 ? 6000 : 1 + (int32_t)below(c, 60);
+    l->max_tokens = q.max_tokens = below(c, 30) == 0 ? 6000 : 1 + (int32_t)below(c, 60);
     if (below(c, 3) == 0) {
         q.stop = stops;
         q.n_stop = 4;

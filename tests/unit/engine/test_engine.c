@@ -1,0 +1,305 @@
+/* The engine over tiny models: the same request gives the same bits whatever the threads, the chunking and the company, on every
+ * instruction-set level; steps are abandoned and refused without harm; pages come back. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+#include "kern/kern.h"
+#include "fault/gguf_builder.h"
+
+enum { N_PROMPTS = 20, N_CTX = 700, MAX_PROMPT = 600, N_GENERATED = 4, N_OTHERS = 16 };
+
+static const char *const levels[] = {"reference", "avx2", "avx512"};
+static char model_path[] = "/tmp/weir-test-engine-XXXXXX";
+
+/* A tiny llama model, some of its matrices in quantised formats so that every kind of kernel takes part. */
+static int make_model(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        quant_type type;
+    } quantised[] = {{"blk.0.attn_q.weight", QUANT_Q4_0}, {"blk.0.attn_k.weight", QUANT_Q8_0},   {"blk.0.ffn_up.weight", QUANT_Q5_1},
+                     {"blk.0.ffn_gate.weight", QUANT_Q4_1}, {"blk.1.ffn_down.weight", QUANT_Q5_0}, {"blk.1.attn_output.weight", QUANT_F16}};
+    gguf_builder b;
+    const gguf_builder_llama_shape shape = {.n_layer = 2, .d_model = 64, .n_head = 4, .n_head_kv = 2, .d_ff = 128, .n_ctx = 1024};
+    gguf_builder_init(&b);
+    gguf_builder_llama(&b, &shape);
+    for (size_t i = 0; i < sizeof quantised / sizeof quantised[0]; i++) {
+        gguf_builder_tensor *old = gguf_builder_find_tensor(&b, quantised[i].name);
+        const uint64_t dims[2] = {old->dims[0], old->dims[1]};
+        gguf_builder_drop_tensor(&b, quantised[i].name);
+        gguf_builder_tensor *t = gguf_builder_add_tensor(&b, quantised[i].name, quantised[i].type, 2, dims);
+        const quant_format *format = quant_format_of(quantised[i].type);
+        uint32_t seed = (uint32_t)i + 1;
+        for (size_t at = 0; at < t->n_bytes; at++) t->data[at] = (unsigned char)((seed = seed * 1664525u + 1013904223u) >> 24);
+        for (size_t at = 0; at < t->n_bytes; at += (size_t)format->block_bytes) {
+            const uint16_t scale = quant_f32_to_f16(0.01f);
+            if (quantised[i].type == QUANT_F16) {
+                const uint16_t value = quant_f32_to_f16(((float)t->data[at] - 127.0f) / 1000.0f);
+                memcpy(t->data + at, &value, 2);
+                continue;
+            }
+            memcpy(t->data + at, &scale, 2);
+            if (quantised[i].type == QUANT_Q4_1 || quantised[i].type == QUANT_Q5_1) {
+                const uint16_t min = quant_f32_to_f16(-0.08f);
+                memcpy(t->data + at + 2, &min, 2);
+            }
+        }
+    }
+    int fd = mkstemp(model_path);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_true(gguf_builder_write(&b, model_path));
+    gguf_builder_free(&b);
+    return 0;
+}
+
+static int remove_model(void **state) {
+    (void)state;
+    unsetenv("WEIR_CPU_LEVEL");
+    return unlink(model_path);
+}
+
+static weir_model *open_model(const char *level) {
+    weir_model *m = NULL;
+    weir_error err = {0};
+    setenv("WEIR_CPU_LEVEL", level, 1);
+    if (weir_model_open(&m, model_path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
+    return m;
+}
+
+static engine *open_engine(weir_model *m, int32_t n_threads, int32_t n_batch) {
+    engine *e = NULL;
+    weir_error err = {0};
+    const weir_engine_options options = {.n_threads = n_threads, .n_ctx = N_CTX, .n_parallel = N_OTHERS + 1, .n_batch = n_batch,
+                                         .kv_cache_bytes = 64 << 20};
+    if (engine_open(&e, m, &options, &err) != 0) fail_msg("%s: %s", err.place, err.message);
+    return e;
+}
+
+static int32_t prompt_length(int p) { return p == 0 ? 1 : p == 1 ? 2 : p == 19 ? MAX_PROMPT : 3 + p * p % 97; }
+
+static void make_prompt(int p, int32_t *tokens, int32_t n_vocab) {
+    uint32_t x = (uint32_t)p * 2654435761u + 12345u;
+    for (int32_t i = 0; i < prompt_length(p); i++) tokens[i] = (int32_t)((x = x * 1664525u + 1013904223u) >> 8) % n_vocab;
+}
+
+/* A sequence of other requests that keeps decoding beside the one that is watched. */
+typedef struct company {
+    engine_seq *seqs[N_OTHERS];
+    int32_t next[N_OTHERS];
+    int n;
+} company;
+
+static void company_open(company *c, engine *e, int n) {
+    c->n = n;
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(engine_seq_open(e, N_CTX, &c->seqs[i], NULL), 0);
+        c->next[i] = i * 7 % 200;
+    }
+}
+
+static void company_close(company *c, engine *e) {
+    for (int i = 0; i < c->n; i++) engine_seq_close(e, &c->seqs[i]);
+}
+
+/* Runs one step of `n` tokens of seq with the company's next tokens around it; the logits of seq's last token, or NULL. */
+static const float *step_with(engine *e, company *c, engine_seq *seq, const int32_t *tokens, int32_t n, bool want) {
+    engine_item items[N_OTHERS + 1];
+    const int before = c->n / 2;
+    int count = 0;
+    for (int i = 0; i <= c->n; i++) {
+        if (i == before) items[count++] = (engine_item){.seq = seq, .tokens = tokens, .n_tok = n, .want_logits = want};
+        if (i == c->n) break;
+        c->next[i] = (c->next[i] * 5 + 1) % 200;
+        items[count++] = (engine_item){.seq = c->seqs[i], .tokens = &c->next[i], .n_tok = 1, .want_logits = i % 3 == 0};
+    }
+    weir_error err = {0};
+    if (engine_step(e, items, count, NULL, NULL, &err) != 0) fail_msg("%s", err.message);
+    return want ? engine_logits(e, before) : NULL;
+}
+
+/* Prefills prompt p in chunks, generates greedily; all logits go to out[N_GENERATED][n_vocab]. */
+static void generate(engine *e, int p, int32_t chunk, int n_others, int32_t n_vocab, float *out) {
+    int32_t tokens[MAX_PROMPT], next;
+    engine_seq *seq = NULL;
+    company c;
+    make_prompt(p, tokens, n_vocab);
+    company_open(&c, e, n_others);
+    assert_int_equal(engine_seq_open(e, prompt_length(p) + N_GENERATED, &seq, NULL), 0);
+    const int32_t n = prompt_length(p);
+    const float *logits = NULL;
+    for (int32_t at = 0; at < n; at += chunk) {
+        const int32_t here = n - at < chunk ? n - at : chunk;
+        logits = step_with(e, &c, seq, tokens + at, here, at + here == n);
+    }
+    for (int g = 0; g < N_GENERATED; g++) {
+        memcpy(out + (size_t)g * (size_t)n_vocab, logits, (size_t)n_vocab * sizeof(float));
+        next = 0;
+        for (int32_t i = 1; i < n_vocab; i++)
+            if (logits[i] > logits[next]) next = i;
+        if (g + 1 < N_GENERATED) logits = step_with(e, &c, seq, &next, 1, true);
+    }
+    engine_seq_close(e, &seq);
+    company_close(&c, e);
+}
+
+/* 20 prompts x {1, 2, 3 threads} x {prefill chunks 1, 7, 64, 512} x {alone, among 16 others} on each level, against the reference
+ * level with one thread, one chunk, alone. */
+static void test_bit_identity(void **state) {
+    (void)state;
+    static const int32_t chunks[] = {1, 7, 64, 512};
+    weir_model *m = open_model("reference");
+    const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
+    const size_t size = (size_t)n_vocab * N_GENERATED;
+    float *wanted = malloc(sizeof(float) * size * N_PROMPTS), *got = malloc(sizeof(float) * size);
+    engine *e = open_engine(m, 1, 1024);
+    for (int p = 0; p < N_PROMPTS; p++) generate(e, p, 1024, 0, n_vocab, wanted + size * (size_t)p);
+    engine_close(&e);
+    weir_model_close(&m);
+    for (size_t l = 0; l < sizeof levels / sizeof levels[0]; l++) {
+        if (kern_level(levels[l]) == NULL) {
+            print_message("skipped: this CPU does not have %s\n", levels[l]);
+            continue;
+        }
+        m = open_model(levels[l]);
+        assert_string_equal(weir_model_get_info(m)->cpu_level, levels[l]);
+        for (int32_t n_threads = 1; n_threads <= 3; n_threads++) {
+            e = open_engine(m, n_threads, 1024);
+            for (int p = 0; p < N_PROMPTS; p++)
+                for (size_t k = 0; k < sizeof chunks / sizeof chunks[0]; k++)
+                    for (int n_others = 0; n_others <= N_OTHERS; n_others += N_OTHERS) {
+                        /* The reference level is slow: there, the longest prompt token by token is left to the others. */
+                        if (l == 0 && (n_threads == 3 || (p == 19 && chunks[k] < 64))) continue;
+                        if (chunks[k] == 1 && p == 19 && n_threads == 3) continue;
+                        generate(e, p, chunks[k], n_others, n_vocab, got);
+                        if (memcmp(got, wanted + size * (size_t)p, sizeof(float) * size) != 0)
+                            fail_msg("%s: prompt %d differs with %d threads, chunks of %d, %d others", levels[l], p, n_threads, chunks[k],
+                                     n_others);
+                    }
+            engine_close(&e);
+        }
+        weir_model_close(&m);
+    }
+    free(wanted);
+    free(got);
+}
+
+static bool always(void *user) {
+    ++*(int *)user;
+    return true;
+}
+
+/* An abandoned step leaves the sequence as it was; the next one gives what it would have given. */
+static void test_abort(void **state) {
+    (void)state;
+    weir_model *m = open_model("avx512");
+    engine *e = open_engine(m, 2, 512);
+    const int32_t n_vocab = weir_model_get_info(m)->n_vocab, tokens[] = {3, 4, 5, 6, 7};
+    engine_seq *a = NULL, *b = NULL;
+    int asked = 0;
+    weir_error err = {0};
+    assert_int_equal(engine_seq_open(e, 16, &a, NULL), 0);
+    assert_int_equal(engine_seq_open(e, 16, &b, NULL), 0);
+    engine_item item = {.seq = a, .tokens = tokens, .n_tok = 5, .want_logits = true};
+    assert_int_equal(engine_step(e, &item, 1, always, &asked, &err), WEIR_E_CANCELLED);
+    assert_true(asked >= 1);
+    assert_int_equal(engine_seq_length(a), 0);
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
+    float *first = malloc(sizeof(float) * (size_t)n_vocab);
+    memcpy(first, engine_logits(e, 0), sizeof(float) * (size_t)n_vocab);
+    item.seq = b;
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
+    assert_memory_equal(first, engine_logits(e, 0), sizeof(float) * (size_t)n_vocab);
+    engine_seq_truncate(b, 2);
+    assert_int_equal(engine_seq_length(b), 2);
+    item = (engine_item){.seq = b, .tokens = tokens + 2, .n_tok = 3, .want_logits = true};
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
+    assert_memory_equal(first, engine_logits(e, 0), sizeof(float) * (size_t)n_vocab);
+    free(first);
+    engine_seq_close(e, &a);
+    engine_seq_close(e, &b);
+    engine_close(&e);
+    weir_model_close(&m);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    weir_model *m = open_model("avx512");
+    weir_error err = {0};
+    engine *e = NULL;
+    const weir_engine_options small = {.n_threads = 1, .n_ctx = 64, .n_parallel = 2, .n_batch = 8, .kv_cache_bytes = 1};
+    assert_int_equal(engine_open(&e, m, &small, &err), WEIR_E_INVALID);
+    const weir_engine_options huge = {.n_threads = 1, .kv_cache_bytes = INT64_MAX};
+    assert_int_equal(engine_open(&e, m, &huge, &err), WEIR_E_NOMEM);
+    assert_null(e);
+    const weir_engine_options negative = {.n_threads = 1, .n_batch = -1};
+    assert_int_equal(engine_open(&e, m, &negative, &err), WEIR_E_INVALID);
+    weir_model *vocab = NULL;
+    const weir_model_options only = {.vocab_only = true};
+    assert_int_equal(weir_model_open(&vocab, model_path, &only, &err), 0);
+    assert_int_equal(engine_open(&e, vocab, NULL, &err), WEIR_E_INVALID);
+    weir_model_close(&vocab);
+
+    e = open_engine(m, 1, 20);
+    engine_seq *seq = NULL;
+    assert_int_equal(engine_seq_open(e, N_CTX + 1, &seq, &err), WEIR_E_CONTEXT);
+    assert_int_equal(engine_seq_open(e, 0, &seq, &err), WEIR_E_CONTEXT);
+    assert_int_equal(engine_seq_open(e, 32, &seq, &err), 0);
+    int32_t tokens[40] = {0};
+    engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 21};
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_INVALID); /* more than n_batch */
+    item.n_tok = 20;
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
+    item.n_tok = 13;
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_INVALID); /* more than the sequence's room */
+    item.n_tok = 1;
+    tokens[0] = weir_model_get_info(m)->n_vocab;
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_INVALID); /* no such token */
+    tokens[0] = -1;
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_INVALID);
+    assert_int_equal(engine_step(e, &item, 0, NULL, NULL, &err), WEIR_E_INVALID);
+    assert_int_equal(engine_seq_length(seq), 20);
+    engine_seq_close(e, &seq);
+    engine_close(&e);
+    weir_model_close(&m);
+}
+
+/* All pages can be taken, none more, and all come back. */
+static void test_pages(void **state) {
+    (void)state;
+    weir_model *m = open_model("avx512");
+    weir_error err = {0};
+    engine *e = NULL;
+    const weir_engine_options options = {.n_threads = 1, .n_ctx = 64, .n_parallel = 4, .n_batch = 64, .kv_cache_bytes = 1 << 20};
+    assert_int_equal(engine_open(&e, m, &options, &err), 0);
+    const int64_t total = engine_kv_tokens_total(e);
+    engine_seq *seqs[4096];
+    for (int round = 0; round < 3; round++) {
+        int n = 0;
+        while (n < 4096 && engine_seq_open(e, 33, &seqs[n], &err) == 0) n++;
+        assert_int_equal(err.code, WEIR_E_LIMIT);
+        assert_int_equal(n, total / 64); /* 33 tokens take two pages */
+        assert_int_equal(engine_kv_tokens_used(e), (int64_t)n * 64);
+        for (int i = 0; i < n; i++) engine_seq_close(e, &seqs[i]);
+        assert_int_equal(engine_kv_tokens_used(e), 0);
+    }
+    engine_close(&e);
+    weir_model_close(&m);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bit_identity),
+        cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_pages),
+    };
+    return cmocka_run_group_tests(tests, make_model, remove_model);
+}
