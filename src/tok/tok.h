@@ -32,14 +32,25 @@ typedef struct tok_vocab {
     const int32_t *types;       /* [n_tokens] tok_type, or NULL: all normal */
     size_t n_merges;
     const tok_string *merges;   /* [n_merges] "left right" */
-    int32_t bos, eos, eot, eom, unk, sep, pad, mask, nl; /* -1 = none */
+    int32_t bos, eos, eot, eom, unk, sep, pad, mask, nl; /* -1 = the file does not say; then SPM, WordPiece and Unigram use the
+                                                            ids of their original vocabularies, byte-level BPE none */
     bool add_bos, add_eos, add_sep, add_space_prefix, remove_extra_whitespaces;
     bool has_add_bos, has_add_eos, has_add_space_prefix; /* whether the file says; else the tokeniser's own default holds */
+    const int32_t *fim;          /* [TOK_N_FIM] prefix, suffix, middle, pad, repository, file separator; -1 = none; or NULL */
+    bool has_lowercase, lowercase; /* WordPiece: fold to lower case (default: yes) */
+    bool has_strip_accents, strip_accents; /* WordPiece: drop combining marks (default: as lowercase) */
+    const unsigned char *charsmap; /* Unigram: tokenizer.ggml.precompiled_charsmap, [n_charsmap], or NULL */
+    size_t n_charsmap;
+    bool special_rstrip; /* special tokens swallow the white space after them (the Phi-3 family) */
+    bool mask_lstrip;    /* the mask token swallows the white space before it */
 } tok_vocab;
+
+enum { TOK_N_FIM = 6 };
 
 typedef struct tok tok;
 
-/* Errors: WEIR_E_UNSUPPORTED (model or pre-tokeniser that the tables lack; the message lists what is supported), WEIR_E_FORMAT
+/* Of equal tokens the first is used; empty ones are never produced. A merge of parts that are no tokens is kept as a step on the
+ * way to one that is. Errors: WEIR_E_UNSUPPORTED (model or pre-tokeniser that the tables lack; the message lists what is supported), WEIR_E_FORMAT
  * (inconsistent vocabulary), WEIR_E_NOMEM. On failure *out is NULL. */
 int tok_open(tok **out, const tok_vocab *vocab, weir_error *err);
 void tok_close(tok **t);
@@ -53,12 +64,17 @@ bool tok_is_control(const tok *t, int32_t id);
 bool tok_adds_bos(const tok *t);
 bool tok_adds_eos(const tok *t);
 
-/* See weir_tokenize. Linear in n_bytes (times a logarithm), whatever the text: a 100,000-character word too. Any bytes. */
+/* See weir_tokenize. Linear in n_bytes (times a logarithm), whatever the text: a 100,000-character word too. Any bytes: runs
+ * that are not UTF-8 are words of their own and go through the byte tokens unchanged, so that decoding gives them back (only
+ * WordPiece and Unigram read them as U+FFFD). WEIR_E_LIMIT for more than 1 GiB, WEIR_E_NOMEM. Special tokens are matched
+ * leftmost, then longest. */
 int64_t tok_encode(const tok *t, const char *text, size_t n_bytes, bool add_special, bool parse_special, int32_t *ids,
                    size_t capacity);
-/* See weir_token_bytes. */
+/* See weir_token_bytes. Valid until tok_close. */
 const char *tok_piece(const tok *t, int32_t id, bool special, size_t *n_bytes);
-/* Appends the text of ids[n], with the clean-up rules of the tokeniser. WEIR_E_INVALID for an id out of range. */
+/* Appends the text of ids[n]: the pieces, less the one leading space that add_space_prefix put before the first text (SPM,
+ * Unigram), and for WordPiece less the leading space and the spaces before . , ! ? and in contractions. WEIR_E_INVALID for an id
+ * out of range (nothing is appended then), WEIR_E_NOMEM. */
 int tok_decode(const tok *t, const int32_t *ids, size_t n, bool special, buf *out, weir_error *err);
 
 /* Streaming UTF-8: bytes in, whole code points out. Bytes of an unfinished code point wait; an ill-formed sequence becomes
