@@ -86,6 +86,10 @@ void metrics_event(metrics *m, metrics_job *job, const weir_event *event, int64_
     metrics_observe(m, METRICS_OUTPUT_TOKENS, timings->n_output);
 }
 
+void metrics_abort(metrics *m) {
+    if (m) m->finished[FINISHED_ABORT]++;
+}
+
 /* ---- text ---------------------------------------------------------------------------------------------------------------- */
 
 static void write_value(buf *out, double value) {

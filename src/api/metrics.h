@@ -41,6 +41,8 @@ typedef struct metrics_job {
 void metrics_observe(metrics *m, metrics_series series, double value);
 /* Call for every event taken from a job, at `now_us` (clock_now_us()); NULL metrics are allowed. */
 void metrics_event(metrics *m, metrics_job *job, const weir_event *event, int64_t now_us);
+/* Call when a job is given up before its terminal event was taken. NULL is allowed. */
+void metrics_abort(metrics *m);
 /* Upper bounds of a series' buckets, ascending; *n gets how many, without +Inf. Static storage. */
 const double *metrics_buckets(metrics_series series, size_t *n);
 /* The whole text. `model` is the name in the label model_name; any UTF-8. */

@@ -99,6 +99,7 @@ static void decode_numbers(openai_request *out, openai_error *error) {
     int64_t value = -1;
     bool given = openai_get_integer(out->body, "seed", INT64_MIN, INT64_MAX, &value, error) && value != -1;
     out->job.sampling.seed = (uint64_t)value;
+    out->seeded = given;
     if (!given && random_seed(&out->job.sampling.seed) < 0)
         openai_error_add(error, 500, "internal_error", NULL, "the system gives no random numbers");
     if (openai_get_integer(out->body, "n", 1, MAX_N, &value, error)) out->n = (int32_t)value;

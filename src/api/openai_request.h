@@ -53,6 +53,7 @@ typedef struct openai_request {
     int32_t n;        /* choices for each prompt */
     int32_t n_top;    /* alternatives to show with each token; -1 = no log probabilities */
     bool stream, include_usage, echo;
+    bool seeded; /* the client gave a seed: equal prompts then get equal answers */
 } openai_request;
 
 /* Most choices (prompts x n) that one request may ask for. */

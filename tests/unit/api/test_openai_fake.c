@@ -140,3 +140,83 @@ int weir_chat_render(const weir_chat *chat, const char *variables_json, size_t n
     *text = buf_take(&out, NULL);
     return 0;
 }
+
+/* ---- jobs ---------------------------------------------------------------------------------------------------------------- */
+
+struct weir_job {
+    const char *const *script;
+    int32_t n_output;
+    char text[64];
+    bool with_logprobs;
+};
+
+static const char *const *const *job_scripts;
+static size_t n_job_scripts;
+static int refusal_code, refusal_from, n_submitted, n_alive;
+static uint64_t seeds_seen[64];
+
+void fake_set_scripts(const char *const *const *scripts, size_t n) {
+    job_scripts = scripts;
+    n_job_scripts = n;
+    n_submitted = 0;
+    refusal_code = refusal_from = 0;
+}
+
+void fake_refuse_jobs(int code) { refusal_code = code; }
+void fake_refuse_from(int k) { refusal_from = k; }
+int fake_jobs_alive(void) { return n_alive; }
+int fake_jobs_submitted(void) { return n_submitted; }
+uint64_t fake_job_seed(int k) { return seeds_seen[k]; }
+
+int weir_job_submit(weir_engine *engine, const weir_request *request, weir_job **out, weir_error *err) {
+    (void)engine;
+    *out = NULL;
+    if (refusal_code && n_submitted >= refusal_from) FAIL(err, refusal_code, "", "refused by the test");
+    weir_job *job = calloc(1, sizeof *job);
+    if (!job) return WEIR_E_NOMEM;
+    job->script = job_scripts[(size_t)n_submitted % n_job_scripts];
+    job->with_logprobs = request->n_top_logprobs >= 0;
+    if (n_submitted < 64) seeds_seen[n_submitted] = request->sampling.seed;
+    n_submitted++;
+    n_alive++;
+    *out = job;
+    return 0;
+}
+
+int weir_job_poll(weir_job *job, weir_event *event) {
+    static const int32_t token = FAKE_BYTE + 'x';
+    static const float logprob = -0.5f;
+    const char *step = *job->script;
+    *event = (weir_event){0};
+    if (!step) return 0;
+    job->script++;
+    if (strcmp(step, "-") == 0) return 0;
+    event->timings = (weir_timings){.n_prompt = 3, .n_cached = 1, .n_output = job->n_output, .prefill_us = 1000, .decode_us = 2000};
+    if (strncmp(step, "t:", 2) == 0) {
+        snprintf(job->text, sizeof job->text, "%s", step + 2);
+        event->type = WEIR_EVENT_TOKEN;
+        event->index = (uint32_t)job->n_output++;
+        event->text = job->text;
+        event->text_bytes = strlen(job->text);
+        event->n_tokens = 1;
+        event->tokens = &token;
+        event->logprobs = job->with_logprobs ? &logprob : NULL;
+    } else if (strncmp(step, "error:", 6) == 0) {
+        snprintf(job->text, sizeof job->text, "%s", step + 6);
+        event->type = WEIR_EVENT_ERROR;
+        event->code = WEIR_E_INTERNAL;
+        event->message = job->text;
+    } else {
+        event->type = WEIR_EVENT_END;
+        event->stop_reason = strcmp(step, "end:length") == 0 ? WEIR_STOP_LENGTH
+                             : strcmp(step, "end:stop") == 0 ? WEIR_STOP_SEQUENCE
+                                                             : WEIR_STOP_EOS;
+    }
+    return 1;
+}
+
+void weir_job_release(weir_job **job) {
+    if (*job) n_alive--;
+    free(*job);
+    *job = NULL;
+}

@@ -18,6 +18,18 @@ typedef enum fake_template {
 const weir_model *fake_model(void);
 const weir_chat *fake_chat(fake_template mode);
 void fake_set_chat_template(const char *source); /* what weir_model_get_info reports */
+
+/* Jobs play scripts, each event a string: "t:TEXT" a token, "end:eos", "end:length", "end:stop", "error:MESSAGE" (E_INTERNAL), "-" nothing yet for one
+ * poll. Job k of those submitted after fake_set_scripts plays scripts[k % n]; tokens count 1 each. */
+void fake_set_scripts(const char *const *const *scripts, size_t n);
+/* The next submissions fail with this code; 0 = none. */
+void fake_refuse_jobs(int code);
+/* Refuse only from the k-th submission on (0 = the first). */
+void fake_refuse_from(int k);
+int fake_jobs_alive(void);     /* submitted and not released */
+int fake_jobs_submitted(void); /* since fake_set_scripts */
+uint64_t fake_job_seed(int k); /* of the k-th of them */
+
 /* The JSON that the last weir_chat_render got. */
 const char *fake_last_variables(void);
 

@@ -1,0 +1,77 @@
+/* llama-server's small endpoints and /metrics; see openai_routes.h. */
+#include <string.h>
+
+#include "api/openai_routes.h"
+
+typedef int (*body_fn)(buf *out, const openai_context *context, const char *body, size_t n_bytes, openai_error *error);
+
+static void answer(http_request *r, openai_api *api, body_fn call) {
+    openai_error error = {0};
+    char request_id[64];
+    size_t n_bytes;
+    openai_request_id(r, request_id, sizeof request_id);
+    if (!openai_ready(r, api)) return;
+    const char *body = http_body(r, &n_bytes);
+    buf out = BUF_INIT;
+    if (call(&out, &api->context, body, n_bytes, &error) < 0)
+        openai_reply_error(r, &error);
+    else
+        openai_reply_json(r, &out);
+    buf_free(&out);
+}
+
+static void handle_tokenize(http_request *r, void *context) { answer(r, context, native_tokenize); }
+static void handle_detokenize(http_request *r, void *context) { answer(r, context, native_detokenize); }
+static void handle_apply_template(http_request *r, void *context) { answer(r, context, native_apply_template); }
+
+static void handle_props(http_request *r, void *context) {
+    openai_api *api = context;
+    if (!openai_ready(r, api)) return;
+    buf out = BUF_INIT;
+    native_write_props(&out, &api->info);
+    openai_reply_json(r, &out);
+    buf_free(&out);
+}
+
+/* With ?fail_on_no_slot=1 a load balancer gets 503 when every slot is busy. */
+static void handle_slots(http_request *r, void *context) {
+    openai_api *api = context;
+    if (!openai_ready(r, api)) return;
+    weir_stats stats;
+    weir_engine_get_stats(api->engine, &stats);
+    const char *fail = http_query(r, "fail_on_no_slot");
+    if (fail && strcmp(fail, "0") != 0 && stats.n_running >= (uint64_t)api->info.n_slots) {
+        openai_error error = {0};
+        openai_error_add(&error, 503, "no_slot", NULL, "no slot available");
+        openai_reply_error(r, &error);
+        return;
+    }
+    buf out = BUF_INIT;
+    native_write_slots(&out, &api->info, stats.n_running);
+    openai_reply_json(r, &out);
+    buf_free(&out);
+}
+
+static void handle_metrics(http_request *r, void *context) {
+    openai_api *api = context;
+    if (!openai_ready(r, api)) return;
+    weir_stats stats;
+    weir_engine_get_stats(api->engine, &stats);
+    buf out = BUF_INIT;
+    metrics_write(&out, &api->metrics, &stats, api->alias);
+    if (out.failed)
+        openai_reply_json(r, &out);
+    else
+        http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", out.data, out.n_bytes);
+    buf_free(&out);
+}
+
+const http_route native_routes[] = {
+    {"POST", "/tokenize", 0, 0, handle_tokenize},
+    {"POST", "/detokenize", 0, 0, handle_detokenize},
+    {"POST", "/apply-template", 0, 0, handle_apply_template},
+    {"GET", "/props", 0, 0, handle_props},
+    {"GET", "/slots", 0, 0, handle_slots},
+    {"GET", "/metrics", 0, 0, handle_metrics},
+    {NULL, NULL, 0, 0, NULL},
+};
