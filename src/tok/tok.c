@@ -284,19 +284,25 @@ const char *tok_piece(const tok *t, int32_t id, bool special, size_t *n_bytes) {
     return t->pieces[id].text;
 }
 
-/* The spaces that WordPiece put between words and punctuation: before . , ! ? and in contractions such as "it 's". */
+/* Which of the spaces that WordPiece put between words go away: before . , ! ? and in contractions such as "it 's". */
 static bool is_glued(const char *text, size_t n_bytes) {
-    static const char *const tails[] = {".", ",", "!", "?", "'s", "'m", "'re", "'ve", "n't"};
+    static const char *const tails[] = {".", ",", "!", "?", "'s", "'m", "'re", "'ve", "n't", "' "};
     for (size_t i = 0; i < sizeof tails / sizeof tails[0]; i++)
         if (n_bytes >= strlen(tails[i]) && memcmp(text, tails[i], strlen(tails[i])) == 0) return true;
     return false;
 }
 
+/* Cleans out->data from `begin` on. A lone apostrophe loses the spaces on both sides. */
 static void clean_up(buf *out, size_t begin) {
     size_t n = begin;
+    char before[2] = {0, 0}; /* the two characters before, which may be overwritten already */
     for (size_t at = begin; at < out->n_bytes; at++) {
-        const bool leading = at == begin, glued = is_glued(out->data + at + 1, out->n_bytes - at - 1);
-        if (out->data[at] != ' ' || !(leading || glued)) out->data[n++] = out->data[at];
+        const char c = out->data[at];
+        const bool after_apostrophe = before[0] == ' ' && before[1] == '\'';
+        if (c != ' ' || !(at == begin || after_apostrophe || is_glued(out->data + at + 1, out->n_bytes - at - 1)))
+            out->data[n++] = c;
+        before[0] = before[1];
+        before[1] = c;
     }
     if (out->data) out->data[out->n_bytes = n] = '\0';
 }

@@ -3,7 +3,8 @@
  * Owns the compiled expressions. Knows nothing of vocabularies. Compiled rules may be used by any thread.
  *
  * The expressions are those that the models were trained with (the `pre_tokenizer` of their tokenizer.json), where \s is spelt
- * out as Unicode's White_Space, because PCRE2 also counts U+180E. What a rule does not match between two matches is a piece of
+ * out as Unicode's White_Space, because PCRE2 also counts U+180E, and \p{Han} is \p{sc:Han}, because PCRE2 would take the script
+ * extensions, which have punctuation. What a rule does not match between two matches is a piece of
  * its own. Rules for which no expression takes linear time are functions. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -36,8 +37,8 @@ enum { MAX_RULES = 6 };
     "[^\\r\\n\\p{L}\\p{N}]?" capital "*" small "+" suffix "|[^\\r\\n\\p{L}\\p{N}]?" capital "+" small "*" suffix "|"
 #define RE_GPT4O CASED(CAPITAL, SMALL, CONTRACTION "?") "\\p{N}{1,3}|" OTHER "[\\r\\n/]*|" NEWLINES S_TAIL
 /* The same without Han, written as the complement of everything else, for lack of an intersection of classes. */
-#define CAPITAL_NOT_HAN "[^\\p{Ll}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{Han}]"
-#define SMALL_NOT_HAN "[^\\p{Lu}\\p{Lt}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{Han}]"
+#define CAPITAL_NOT_HAN "[^\\p{Ll}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{sc:Han}]"
+#define SMALL_NOT_HAN "[^\\p{Lu}\\p{Lt}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{sc:Han}]"
 
 #define ASCII_PUNCTUATION "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~]"
 #define RE_DEEPSEEK3_WORDS                                                                                                       \
@@ -125,7 +126,7 @@ static const scheme schemes[] = {
      {"<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\\t\\n]|    |  ", "\\p{N}", "[\\p{P}!-/:-@\\[-`{-~]", RE_GPT2},
      {.add_bos = true}},
     {"kimi-k2",
-     {"\\p{Han}+|" CASED(CAPITAL_NOT_HAN, SMALL_NOT_HAN, CONTRACTION "?") "\\p{N}{1,3}|" OTHER "[\\r\\n]*|" NEWLINES S_TAIL}},
+     {"\\p{sc:Han}+|" CASED(CAPITAL_NOT_HAN, SMALL_NOT_HAN, CONTRACTION "?") "\\p{N}{1,3}|" OTHER "[\\r\\n]*|" NEWLINES S_TAIL}},
     {"superbpe", {FN_NUMBER_RUNS_BY_3}},
     {"afmoe",
      {FN_NUMBERS_BY_3,
