@@ -13,6 +13,7 @@
 
 enum {
     BLOCK = 256,       /* logits whose mass is kept as one sum, so that finding a token recomputes one block only */
+    RUN = 64,          /* logits that a search passes over at once when none is above its threshold */
     N_BUCKETS = 128,   /* of the nucleus histogram */
     BUCKETS_PER_NAT = 4,
     MAX_BEST = 20,
@@ -167,18 +168,93 @@ static const float *adjust(sampler *s, const float *logits) {
     return s->adjusted;
 }
 
+/* ---- four logits at a time -------------------------------------------------------------------------------------------- */
+
+typedef float lanes __attribute__((vector_size(16))); /* what every x86-64 has in one register */
+typedef int32_t int_lanes __attribute__((vector_size(16)));
+typedef uint32_t bit_lanes __attribute__((vector_size(16)));
+enum { N_LANES = 4 };
+
+static lanes all(float x) { return (lanes){x, x, x, x}; }
+
+/* logits[i .. i+4), -infinity beyond the end. */
+static lanes load(const float *logits, int32_t i, int32_t n) {
+    lanes x;
+    if (n - i >= N_LANES) {
+        memcpy(&x, logits + i, sizeof x);
+        return x;
+    }
+    x = all(-INFINITY);
+    for (int j = 0; j < n - i; j++) x[j] = logits[i + j];
+    return x;
+}
+
+static lanes choose(int_lanes condition, lanes yes, lanes no) {
+    return (lanes)((condition & (int_lanes)yes) | (~condition & (int_lanes)no));
+}
+
+/* The greatest of logits[first .. end), -infinity when there is none but NaN. */
+static float greatest_value(const float *logits, int32_t first, int32_t end) {
+    lanes max[2] = {all(-INFINITY), all(-INFINITY)};
+    for (int32_t i = first; i < end; i += 2 * N_LANES) {
+        lanes x = load(logits, i, end), y = i + N_LANES < end ? load(logits, i + N_LANES, end) : x;
+        max[0] = choose(x > max[0], x, max[0]); /* false for NaN */
+        max[1] = choose(y > max[1], y, max[1]);
+    }
+    float result = -INFINITY;
+    for (int j = 0; j < 2 * N_LANES; j++) result = max[j / N_LANES][j % N_LANES] > result ? max[j / N_LANES][j % N_LANES] : result;
+    return result;
+}
+
+/* exp(x) for x <= 0; 0 from -87 down and for NaN. Relative error under 2^-22: x = k ln 2 + r with |r| <= ln 2 / 2, e^r by its
+ * Taylor polynomial of degree 7 (remainder 5e-9), 2^k by the exponent's bits. */
+static lanes exp_lanes(lanes x) {
+    const float rounder = 12582912; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    int_lanes counts = x > -87;
+    x = choose(counts, x, all(-87));
+    lanes shifted = x * 1.44269504f + rounder, k = shifted - rounder;
+    lanes r = x - k * 0.693145752f - k * 1.42860677e-6f, e = r * (1 / 5040.f) + 1 / 720.f;
+    e = e * r + 1 / 120.f;
+    e = e * r + 1 / 24.f;
+    e = e * r + 1 / 6.f;
+    e = e * r + 0.5f;
+    e = e * r + 1;
+    e = e * r + 1;
+    bit_lanes exponent = (bit_lanes)shifted << 23; /* the bits of `rounder` are shifted out */
+    return choose(counts, (lanes)((bit_lanes)e + exponent), all(0));
+}
+
+/* exp((x - max) / temperature), 0 for NaN and for x < floor. +infinity counts as FLT_MAX; so does `max`. */
+static lanes weights(lanes x, float max, float floor, float temperature) {
+    lanes below = (choose(x > FLT_MAX, all(FLT_MAX), x) - max) / temperature;
+    return choose((x >= floor) & (x > -INFINITY), exp_lanes(below), all(0));
+}
+
+/* The sum of the weights of logits[first .. end). */
+static double mass_of(const float *logits, int32_t first, int32_t end, float max, float floor, float temperature) {
+    double sum[N_LANES] = {0};
+    for (int32_t i = first; i < end; i += N_LANES) {
+        lanes w = weights(load(logits, i, end), max, floor, temperature);
+        for (int j = 0; j < N_LANES; j++) sum[j] += w[j];
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 /* ---- selection -------------------------------------------------------------------------------------------------------- */
 
 /* The lowest id of the greatest logit; -1 when all are NaN or -infinity. */
 static int32_t greatest(const float *logits, int32_t n) {
-    int32_t best = -1;
-    float best_logit = -INFINITY;
-    for (int32_t i = 0; i < n; i++) {
-        if (!(logits[i] > best_logit)) continue; /* false for NaN */
-        best_logit = logits[i];
-        best = i;
+    int32_t at = 0;
+    float best = -INFINITY;
+    for (int32_t run = 0; run < n; run += RUN) {
+        float value = greatest_value(logits, run, run + RUN < n ? run + RUN : n);
+        if (!(value > best)) continue;
+        best = value;
+        at = run;
     }
-    return best;
+    if (best == -INFINITY) return -1;
+    while (logits[at] != best) at++;
+    return at;
 }
 
 static float bounded(float logit) { return logit > FLT_MAX ? FLT_MAX : logit; }
@@ -215,11 +291,14 @@ static int32_t select_top(const float *logits, int32_t n_vocab, candidate *top, 
         if (logits[i] > -INFINITY) top[n++] = (candidate){bounded(logits[i]), i};
     if (n == k) {
         for (int32_t root = n / 2 - 1; root >= 0; root--) sift_down(top, n, root);
-        for (float threshold = top[0].logit; i < n_vocab; i++) {
-            if (!(logits[i] > threshold)) continue;
-            top[0] = (candidate){bounded(logits[i]), i};
-            sift_down(top, n, 0);
-            threshold = top[0].logit;
+        for (int32_t end; i < n_vocab; i = end) {
+            end = i + RUN < n_vocab ? i + RUN : n_vocab;
+            if (!(greatest_value(logits, i, end) > top[0].logit)) continue;
+            for (; i < end; i++) {
+                if (!(logits[i] > top[0].logit)) continue;
+                top[0] = (candidate){bounded(logits[i]), i};
+                sift_down(top, n, 0);
+            }
         }
     }
     sort_candidates(top, n);
@@ -237,10 +316,10 @@ static int32_t select_nucleus(const float *logits, int32_t n_vocab, float top_p,
     int32_t best = greatest(logits, n_vocab), n = 0;
     if (best < 0) return 0;
     float max = bounded(logits[best]);
-    for (int32_t i = 0; i < n_vocab; i++) {
-        if (!(logits[i] > -INFINITY)) continue;
-        float below = max - bounded(logits[i]);
-        mass[bucket_of(below)] += expf(-below);
+    for (int32_t i = 0; i < n_vocab; i += N_LANES) {
+        lanes x = load(logits, i, n_vocab), w = weights(x, max, -INFINITY, 1);
+        for (int j = 0; j < N_LANES; j++)
+            if (w[j] > 0) mass[bucket_of(max - bounded(x[j]))] += w[j];
     }
     *total = 0;
     for (int b = 0; b < N_BUCKETS; b++) *total += mass[b];
@@ -287,11 +366,6 @@ static int32_t draw_sorted(const candidate *c, int32_t n, double temperature, do
     return c[0].id; /* only if rounding let `reached` end below `total`; the best is as good as any */
 }
 
-/* Probability of a logit relative to the best, with temperature; 0 for NaN and below min_p's floor. */
-static float weight_of(float logit, float max, float floor, float temperature) {
-    return logit >= floor ? expf((bounded(logit) - max) / temperature) : 0;
-}
-
 /* Temperature and min-p without other truncation: sums only. */
 static int32_t draw_from_all(sampler *s, const float *logits, double uniform) {
     int32_t best = greatest(logits, s->n_vocab), n_blocks = (s->n_vocab + BLOCK - 1) / BLOCK, b = 0;
@@ -301,16 +375,16 @@ static int32_t draw_from_all(sampler *s, const float *logits, double uniform) {
     double total = 0;
     for (b = 0; b < n_blocks; b++) {
         int32_t end = (b + 1) * BLOCK < s->n_vocab ? (b + 1) * BLOCK : s->n_vocab;
-        double mass = 0;
-        for (int32_t i = b * BLOCK; i < end; i++) mass += weight_of(logits[i], max, floor, temperature);
-        s->block_mass[b] = mass;
-        total += mass;
+        total += s->block_mass[b] = mass_of(logits, b * BLOCK, end, max, floor, temperature);
     }
     double wanted = uniform * total, reached = 0;
     for (b = 0; b < n_blocks - 1 && wanted >= reached + s->block_mass[b]; b++) reached += s->block_mass[b];
-    for (int32_t i = b * BLOCK; i < s->n_vocab; i++) {
-        reached += weight_of(logits[i], max, floor, temperature);
-        if (wanted < reached) return i;
+    for (int32_t i = b * BLOCK; i < s->n_vocab; i += N_LANES) {
+        lanes w = weights(load(logits, i, s->n_vocab), max, floor, temperature);
+        for (int j = 0; j < N_LANES; j++) {
+            reached += w[j];
+            if (wanted < reached) return i + j;
+        }
     }
     return best; /* only if rounding let `reached` end below `total` */
 }
@@ -332,11 +406,8 @@ int32_t sampler_draw(sampler *s, const float *logits) {
 void sampler_logprobs(const float *logits, int32_t n_vocab, int32_t token, float *logprob, weir_top_logprob *best, int32_t n) {
     candidate top[MAX_BEST];
     if (n > MAX_BEST) n = MAX_BEST;
-    int32_t first = greatest(logits, n_vocab);
-    double max = first < 0 ? 0 : bounded(logits[first]), sum = 0;
-    for (int32_t i = 0; i < n_vocab; i++)
-        if (logits[i] > -INFINITY) sum += expf((float)(bounded(logits[i]) - max));
-    double log_sum = max + log(sum);
+    float max = bounded(greatest_value(logits, 0, n_vocab));
+    double log_sum = max + log(mass_of(logits, 0, n_vocab, max, -INFINITY, 1));
     bool known = token >= 0 && token < n_vocab && logits[token] > -INFINITY;
     *logprob = known ? (float)(bounded(logits[token]) - log_sum) : -INFINITY;
     int32_t n_top = n > 0 ? select_top(logits, n_vocab, top, n) : 0;
