@@ -115,14 +115,13 @@ static void prefill_beside_decode_keeps_to_its_time(void **state) {
         fixture_open(&f, 4, 512, 0);
         int32_t tokens[3000];
         fill(tokens, 3000, 1);
-        /* The stream must last as long as the prompt's prefill: it is parked never, for it is read. */
-        weir_job *stream = submit_one(&f, 's', 2500);
-        weir_event ev;
-        while (weir_job_n_output(stream) < 20) weir_job_wait(stream, &ev, 1000);
+        /* The stream lasts longer than the prompt's prefill, and fits its channel unread. */
+        weir_job *stream = hold(&f, 2500);
+        pass_steps(&f, 20);
         weir_request q = plain_request(tokens, 3000);
         q.max_tokens = 2;
         weir_job *job = submit(&f, &q);
-        while (job_get_state(job) != JOB_ENDED) weir_job_wait(stream, &ev, 1);
+        fake_gate(&f.backend, -1);
         reply r = finish_reply(&job);
         assert_greedy(&r, tokens, 3000);
         reply_free(&r);
