@@ -120,7 +120,7 @@ VEC_INLINE bool vb_dot_wants_init(int bits, int offset) {
     (void)bits;
     return offset != 0;
 }
-enum { VEC_TILE_ROWS = 6, VEC_TILE_PANELS = 2, VEC_ATTENTION_TILE = 4, VEC_VALUE_TILE = 4 };
+enum { VEC_TILE_ROWS = 6, VEC_TILE_PANELS = 2, VEC_SCORE_ROWS = 8, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 4 };
 
 #elif defined(KERN_AVX2)
 #include <immintrin.h>
@@ -288,7 +288,7 @@ VEC_INLINE vi vb_dot(const vb *w, const int8_t *a, int n, int bits, vi init) {
     return acc;
 }
 VEC_INLINE bool vb_dot_wants_init(int bits, int offset) { return offset != 0 && bits != 8; }
-enum { VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_ATTENTION_TILE = 2, VEC_VALUE_TILE = 2 };
+enum { VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_SCORE_ROWS = 3, VEC_VALUE_ROWS = 3, VEC_VALUE_TILE = 2 };
 
 #else /* reference: plain C */
 
@@ -378,7 +378,7 @@ VEC_INLINE bool vb_dot_wants_init(int bits, int offset) {
     (void)bits;
     return offset != 0;
 }
-enum { VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_ATTENTION_TILE = 2, VEC_VALUE_TILE = 1 };
+enum { VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_SCORE_ROWS = 2, VEC_VALUE_ROWS = 2, VEC_VALUE_TILE = 1 };
 #endif
 
 /* exp(x) for any x: Cody-Waite reduction by ln 2 and a polynomial of degree 6 on [-ln2/2, ln2/2]; relative error below 2e-7.
