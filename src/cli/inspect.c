@@ -59,7 +59,7 @@ static void put_float(buf *out, double value, bool single) {
     buf_puts(out, text);
 }
 
-/* A number that JSON may not have as such gets quotes in JSON. */
+/* What JSON lacks, or its parsers do not take (integers over 63 bits), gets quotes in JSON. */
 static void put_number(buf *out, const gguf_key_value *kv, uint64_t i, bool json) {
     int64_t integer;
     double value = 0;
@@ -74,7 +74,7 @@ static void put_number(buf *out, const gguf_key_value *kv, uint64_t i, bool json
     if (kv->item_type == GGUF_UINT64) {
         uint64_t large;
         memcpy(&large, kv->data + i * sizeof large, sizeof large);
-        buf_printf(out, "%" PRIu64, large);
+        buf_printf(out, json ? "\"%" PRIu64 "\"" : "%" PRIu64, large);
         return;
     }
     (void)gguf_item_f64(kv, i, &value);

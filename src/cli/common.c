@@ -1,0 +1,131 @@
+/* See commands.h. */
+#include "cli/commands.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+int command_failed(const weir_error *err) {
+    const char *message = err->message[0] ? err->message : weir_code_text(err->code);
+    fprintf(stderr, "Error: %s%s%s\n", err->place, err->place[0] ? ": " : "", message);
+    return EXIT_FAILED;
+}
+
+int command_misused(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("Error: ", stderr);
+    vfprintf(stderr, format, args);
+    fputs("\n", stderr);
+    va_end(args);
+    return EXIT_USAGE;
+}
+
+/* ---- model ------------------------------------------------------------------------------------------------------------ */
+
+static bool show_progress(void *user, uint64_t done, uint64_t total) {
+    int *shown = user, percent = total ? (int)(100.0 * (double)done / (double)total) : 100;
+    if (percent != *shown) fprintf(stderr, "\rLoading the model: %3d %%", percent);
+    *shown = percent;
+    return true;
+}
+
+weir_model *command_open_model(const settings *s, const char *path, bool vocab_only) {
+    weir_model *model = NULL;
+    weir_error err = {0};
+    int shown = -1;
+    bool visible = !s->quiet && !vocab_only && isatty(STDERR_FILENO);
+    weir_model_options options = {
+        .n_threads = (int32_t)s->threads, .vocab_only = vocab_only, .progress = visible ? show_progress : NULL, .progress_user = &shown};
+    int result = weir_model_open(&model, path, &options, &err);
+    if (visible && shown >= 0) fputs("\r\033[K", stderr);
+    if (result < 0) {
+        command_failed(&err);
+        return NULL;
+    }
+    return model;
+}
+
+weir_engine_options command_engine_options(const settings *s) {
+    return (weir_engine_options){
+        .n_threads = (int32_t)s->threads,
+        .n_ctx = (int32_t)s->ctx_size,
+        .n_parallel = (int32_t)s->parallel,
+        .n_batch = (int32_t)s->batch_size,
+        .max_queue = (int32_t)s->max_queue,
+        .kv_cache_bytes = s->kv_cache_mib << 20,
+    };
+}
+
+weir_sampling command_sampling(const settings *s) {
+    weir_request defaults;
+    weir_request_init(&defaults);
+    weir_sampling sampling = defaults.sampling;
+    sampling.temperature = (float)s->temperature;
+    sampling.top_k = (int32_t)s->top_k;
+    sampling.top_p = (float)s->top_p;
+    sampling.min_p = (float)s->min_p;
+    sampling.repetition_penalty = (float)s->repeat_penalty;
+    sampling.frequency_penalty = (float)s->frequency_penalty;
+    sampling.presence_penalty = (float)s->presence_penalty;
+    sampling.penalty_last_n = (int32_t)s->repeat_last_n;
+    sampling.seed = s->seed < 0 ? (uint64_t)clock_unix_us() : (uint64_t)s->seed;
+    return sampling;
+}
+
+char *command_token_text(const weir_model *model, int32_t token) {
+    size_t n_bytes = 0;
+    const char *bytes = token < 0 ? NULL : weir_token_bytes(model, token, true, &n_bytes);
+    return strndup(bytes ? bytes : "", n_bytes);
+}
+
+int command_chat_template(const settings *s, const weir_model *model, char **source, weir_error *err) {
+    *source = NULL;
+    if (s->chat_template_file) {
+        buf text = BUF_INIT;
+        int result = command_read_file(s->chat_template_file, &text, err);
+        if (result < 0) return result;
+        *source = text.data ? buf_take(&text, NULL) : strdup("");
+    } else {
+        const char *text = s->chat_template ? s->chat_template : weir_model_get_info(model)->chat_template;
+        if (text == NULL) return 0;
+        *source = strdup(text);
+    }
+    FAIL_IF(*source == NULL, err, WEIR_E_NOMEM, "chat template", "no memory for the chat template");
+    return 0;
+}
+
+/* ---- files ------------------------------------------------------------------------------------------------------------ */
+
+int command_read_file(const char *path, buf *out, weir_error *err) {
+    bool is_stdin = strcmp(path, "-") == 0;
+    FILE *file = is_stdin ? stdin : fopen(path, "rb");
+    FAIL_IF(file == NULL, err, WEIR_E_IO, path, "cannot be opened: %s", strerror(errno));
+    enum { PIECE = 65536 };
+    out->limit = (size_t)1 << 30;
+    size_t n = PIECE;
+    errno = 0;
+    while (n == PIECE && buf_reserve(out, PIECE + 1)) {
+        n = fread(out->data + out->n_bytes, 1, PIECE, file);
+        out->n_bytes += n;
+        out->data[out->n_bytes] = '\0';
+    }
+    int reason = ferror(file) ? errno : 0;
+    if (!is_stdin) fclose(file);
+    bool failed = out->failed;
+    if (reason || failed) buf_free(out);
+    FAIL_IF(reason, err, WEIR_E_IO, path, "cannot be read: %s", strerror(reason));
+    FAIL_IF(failed, err, WEIR_E_NOMEM, path, "does not fit into memory, or is longer than 1 GiB");
+    return 0;
+}
+
+int command_write(const char *bytes, size_t n_bytes) {
+    if (fwrite(bytes, 1, n_bytes, stdout) == n_bytes && fflush(stdout) == 0) return EXIT_OK;
+    if (errno != EPIPE) fprintf(stderr, "Error: standard output: %s\n", strerror(errno));
+    return EXIT_FAILED;
+}

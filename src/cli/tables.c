@@ -1,0 +1,193 @@
+/* The tables of commands and their options. See tables.h. */
+#include "cli/tables.h"
+
+#include "cli/commands.h"
+
+#define MEMBER(m) offsetof(settings, m)
+#define GROUP(heading, table) ((option_group){.title = (heading), .rows = (table), .n_rows = sizeof(table) / sizeof(table)[0]})
+#define LIMIT 2147483647
+
+#ifdef WEIR_WITHOUT_SERVER
+#define COMMAND_WORKER NULL
+#define COMMAND_WORKER_VARIANT NULL
+#else
+#define COMMAND_WORKER command_worker
+#define COMMAND_WORKER_VARIANT command_worker_variant
+#endif
+
+static const option model_rows[] = {
+    {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file, or the first part of a split one"},
+    {"threads", NULL, "t", OPTION_INTEGER, MEMBER(threads), "N", "0",
+     "compute threads; 0 = as many as the cgroup quota and the affinity mask allow", 0, 1024},
+    {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress while the model loads"},
+};
+static const option_group model_group = GROUP("Model", model_rows);
+
+static const option engine_rows[] = {
+    {"ctx-size", NULL, "c", OPTION_INTEGER, MEMBER(ctx_size), "N", "0",
+     "longest sequence in tokens, prompt and answer; 0 = the model's training context, at most what the KV cache holds", 0, LIMIT},
+    {"parallel", NULL, "np", OPTION_INTEGER, MEMBER(parallel), "N", "0", "requests that are computed at once; 0 = 64", 0, 4096},
+    {"batch-size", NULL, "b", OPTION_INTEGER, MEMBER(batch_size), "N", "0", "most tokens in one step; 0 = 512", 0, 65536},
+    {"max-queue", NULL, NULL, OPTION_INTEGER, MEMBER(max_queue), "N", "0",
+     "requests that may wait; more are refused; 0 = 4096, -1 = unbounded", -1, LIMIT},
+    {"kv-cache-size", NULL, NULL, OPTION_INTEGER, MEMBER(kv_cache_mib), "MIB", "0",
+     "memory for keys and values; 0 = room for 4 full contexts, at most a quarter of the free memory", 0, 1 << 30},
+};
+static const option_group engine_group = GROUP("Engine", engine_rows);
+
+static const option sampling_rows[] = {
+    {"predict", "n-predict", "n", OPTION_INTEGER, MEMBER(predict), "N", "-1", "most tokens to generate; -1 = up to the end of the context", -1,
+     LIMIT},
+    {"temp", "temperature", NULL, OPTION_NUMBER, MEMBER(temperature), "X", "0.8", "temperature; 0 = always the most likely token", 0, 100},
+    {"top-k", NULL, NULL, OPTION_INTEGER, MEMBER(top_k), "N", "40", "keep the N most likely tokens; 0 = all", 0, LIMIT},
+    {"top-p", NULL, NULL, OPTION_NUMBER, MEMBER(top_p), "X", "0.95", "keep the most likely tokens up to this total probability; 1 = all", 0,
+     1},
+    {"min-p", NULL, NULL, OPTION_NUMBER, MEMBER(min_p), "X", "0.05",
+     "drop tokens less likely than X times the most likely one; 0 = none", 0, 1},
+    {"repeat-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(repeat_penalty), "X", "1", "penalty for tokens that occurred; 1 = none", 0.01,
+     100},
+    {"repeat-last-n", NULL, NULL, OPTION_INTEGER, MEMBER(repeat_last_n), "N", "64", "how many of the last tokens the penalties see; -1 = all",
+     -1, LIMIT},
+    {"frequency-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(frequency_penalty), "X", "0", "penalty for each occurrence; 0 = none", -100, 100},
+    {"presence-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(presence_penalty), "X", "0", "penalty for having occurred; 0 = none", -100, 100},
+    {"seed", NULL, "s", OPTION_INTEGER, MEMBER(seed), "N", "-1", "seed of the random numbers; -1 = another one each time"},
+    {"ignore-eos", NULL, NULL, OPTION_SWITCH, MEMBER(ignore_eos), NULL, NULL, "never generate an end-of-text token"},
+};
+static const option_group sampling_group = GROUP("Sampling", sampling_rows);
+
+static const option chat_rows[] = {
+    {"chat-template", NULL, NULL, OPTION_TEXT, MEMBER(chat_template), "JINJA", NULL, "chat template instead of the model's"},
+    {"chat-template-file", NULL, NULL, OPTION_TEXT, MEMBER(chat_template_file), "FILE", NULL, "the same, from a file"},
+};
+static const option_group chat_group = GROUP("Chat", chat_rows);
+
+static const option server_rows[] = {
+    {"host", NULL, NULL, OPTION_TEXT, MEMBER(host), "ADDRESS", "127.0.0.1", "address to listen on"},
+    {"port", NULL, NULL, OPTION_INTEGER, MEMBER(port), "N", "8080", "port to listen on; 0 = any free one, which the log names", 0, 65535},
+    {"api-key", NULL, NULL, OPTION_TEXT, MEMBER(api_key), "KEY[,KEY...]", NULL, "a request needs one of these bearer tokens"},
+    {"api-key-file", NULL, NULL, OPTION_TEXT, MEMBER(api_key_file), "FILE", NULL, "the same, one key a line"},
+    {"alias", NULL, "a", OPTION_TEXT, MEMBER(alias), "NAME", NULL, "the model's name in /v1/models and in replies; else the file's name"},
+};
+static const option_group server_group = GROUP("Server", server_rows);
+
+static const option log_rows[] = {
+    {"log-format", NULL, NULL, OPTION_TEXT, MEMBER(log_format), "FORMAT", "human", "form of the log lines", 0, 0, "human|json"},
+    {"verbose", NULL, "v", OPTION_SWITCH, MEMBER(verbose), NULL, NULL, "log more"},
+};
+static const option_group log_group = GROUP("Log", log_rows);
+
+static const option run_rows[] = {
+    {"prompt", NULL, "p", OPTION_TEXT, MEMBER(prompt), "TEXT", NULL, "the question; else the arguments, else standard input"},
+    {"file", NULL, "f", OPTION_TEXT, MEMBER(file), "FILE", NULL, "the question from a file; - = standard input"},
+    {"system-prompt", NULL, "sys", OPTION_TEXT, MEMBER(system), "TEXT", NULL, "the system message"},
+    {"raw", NULL, NULL, OPTION_SWITCH, MEMBER(raw), NULL, NULL, "continue the text as it is, without a chat template"},
+};
+static const option_group run_group = GROUP("Question", run_rows);
+
+static const option inspect_rows[] = {
+    {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the file, instead of the argument"},
+    {"json", NULL, NULL, OPTION_SWITCH, MEMBER(json), NULL, NULL, "one JSON object instead of text"},
+    {"tensors", NULL, NULL, OPTION_SWITCH, MEMBER(tensors), NULL, NULL, "list every tensor"},
+    {"full", NULL, NULL, OPTION_SWITCH, MEMBER(full), NULL, NULL, "arrays and strings in full length"},
+};
+static const option_group inspect_group = GROUP("Options", inspect_rows);
+
+static const option tokenize_rows[] = {
+    {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file"},
+    {"prompt", NULL, "p", OPTION_TEXT, MEMBER(prompt), "TEXT", NULL, "the text; else the arguments, else standard input"},
+    {"file", NULL, "f", OPTION_TEXT, MEMBER(file), "FILE", NULL, "the text from a file; - = standard input"},
+    {"ids", NULL, NULL, OPTION_SWITCH, MEMBER(ids), NULL, NULL, "print only the ids, as [1, 2, 3]"},
+    {"no-bos", NULL, NULL, OPTION_SWITCH, MEMBER(no_bos), NULL, NULL, "do not add the special tokens that the model asks for"},
+    {"no-parse-special", NULL, NULL, OPTION_SWITCH, MEMBER(no_parse_special), NULL, NULL, "take the text of control tokens as text"},
+};
+static const option_group tokenize_group = GROUP("Options", tokenize_rows);
+
+static const option detokenize_rows[] = {
+    {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file"},
+    {"special", NULL, NULL, OPTION_SWITCH, MEMBER(special), NULL, NULL, "print the text of control tokens, too"},
+};
+static const option_group detokenize_group = GROUP("Options", detokenize_rows);
+
+static const option bench_rows[] = {
+    {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file"},
+    {"n-prompt", NULL, "p", OPTION_TEXT, MEMBER(bench_prompt), "N[,N...]", "512", "prompt lengths to measure; 0 = none"},
+    {"n-gen", NULL, "n", OPTION_TEXT, MEMBER(bench_generate), "N[,N...]", "128", "answer lengths to measure; 0 = none"},
+    {"n-depth", NULL, "d", OPTION_TEXT, MEMBER(bench_depth), "N[,N...]", "0", "tokens in the sequence before the measurement"},
+    {"threads", NULL, "t", OPTION_TEXT, MEMBER(bench_threads), "N[,N...]", "0", "compute threads; 0 = as many as are available"},
+    {"batch-size", NULL, "b", OPTION_TEXT, MEMBER(bench_batch), "N[,N...]", "512", "most tokens in one step"},
+    {"repetitions", NULL, "r", OPTION_INTEGER, MEMBER(repetitions), "N", "5", "times that each test runs", 1, 100000},
+    {"output", NULL, "o", OPTION_TEXT, MEMBER(output), "FORMAT", "md", "form of the results", 0, 0, "md|json|jsonl|csv"},
+    {"no-warmup", NULL, NULL, OPTION_SWITCH, MEMBER(no_warmup), NULL, NULL, "measure at once, without a run before"},
+    {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress while the model loads"},
+};
+static const option_group bench_group = GROUP("Options", bench_rows);
+
+static const option perplexity_rows[] = {
+    {"file", NULL, "f", OPTION_TEXT, MEMBER(file), "FILE", NULL, "the text; - = standard input"},
+    {"ctx-size", NULL, "c", OPTION_INTEGER, MEMBER(ctx_size), "N", "512", "tokens in a chunk", 2, 1 << 20},
+    {"json", NULL, NULL, OPTION_SWITCH, MEMBER(json), NULL, NULL, "one JSON object instead of text"},
+};
+static const option_group perplexity_group = GROUP("Text", perplexity_rows);
+
+static const option selftest_rows[] = {
+    {"worker-id", NULL, NULL, OPTION_TEXT, MEMBER(worker_id), "ID", "test-worker", "the worker's id"},
+    {"backend", NULL, NULL, OPTION_TEXT, MEMBER(backend), "NAME", "cpu", "passed to the worker"},
+    {"device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", "0", "passed to the worker", 0, 4294967295.0},
+    {"port", NULL, NULL, OPTION_INTEGER, MEMBER(port), "N", "18081", "the worker's port", 1, 65535},
+    {"hive-port", NULL, NULL, OPTION_INTEGER, MEMBER(hive_port), "N", "19200", "the port of the hive that stands in", 1, 65535},
+    {"timeout", NULL, NULL, OPTION_INTEGER, MEMBER(timeout_s), "SECONDS", "30", "until the worker must be healthy", 1, 86400},
+};
+static const option_group selftest_group = GROUP("Self-test", selftest_rows);
+
+static const option worker_rows[] = {
+    {"worker-id", NULL, NULL, OPTION_TEXT, MEMBER(worker_id), "ID", NULL, "opaque id, echoed in heartbeats", .required = true},
+    {"model", NULL, NULL, OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file", .required = true},
+    {"model-ref", NULL, NULL, OPTION_TEXT, MEMBER(model_ref), "REF", NULL, "the model's name in heartbeats and replies; else --model"},
+    {"port", NULL, NULL, OPTION_INTEGER, MEMBER(port), "N", NULL, "port to listen on", 0, 65535, .required = true},
+    {"hive-url", NULL, NULL, OPTION_TEXT, MEMBER(hive_url), "URL", NULL, "base URL that heartbeats go to, in the hive's form"},
+    {"queen-url", NULL, NULL, OPTION_TEXT, MEMBER(queen_url), "URL", NULL, "the same, in the queen's form"},
+    {"callback-url", NULL, NULL, OPTION_TEXT, MEMBER(callback_url), "URL", NULL, "told once, when the worker is ready"},
+    {"backend", NULL, NULL, OPTION_TEXT, MEMBER(backend), "NAME", "cpu", "named in heartbeats"},
+};
+static const option_group worker_group = GROUP("Options", worker_rows);
+
+static const option worker_main_rows[] = {
+    {"device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", "0", "index of the device, named in heartbeats", 0, 4294967295.0},
+    {"cuda-device", "metal-device", NULL, OPTION_INTEGER, MEMBER(device), "N", NULL, "the same", 0, 4294967295.0},
+    {"local-mode", NULL, NULL, OPTION_SWITCH, MEMBER(local_mode), NULL, NULL, "listen on 127.0.0.1 without authentication"},
+};
+static const option_group worker_main_group = GROUP("Device and network", worker_main_rows);
+
+static const option worker_variant_rows[] = {
+    {"cuda-device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", "0", "index of the device, named in heartbeats", 0, 4294967295.0},
+    {"metal-device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", NULL, "the same", 0, 4294967295.0},
+};
+static const option_group worker_variant_group = GROUP("Device", worker_variant_rows);
+
+const command tables_commands[] = {
+#ifndef WEIR_WITHOUT_SERVER
+    {"serve", "Serves a model over HTTP.", NULL, NULL, {&model_group, &engine_group, &server_group, &chat_group, &log_group}, command_serve},
+#endif
+    {"run", "Answers one question, or chats on a terminal; the answer is streamed.", "[QUESTION...]",
+     "Ctrl-C stops the answer. Without a question, a terminal starts a chat; /exit or Ctrl-D ends it.",
+     {&run_group, &model_group, &engine_group, &sampling_group, &chat_group}, command_run},
+    {"inspect", "Shows what is in a GGUF file.", "FILE", NULL, {&inspect_group}, command_inspect},
+    {"tokenize", "Shows the tokens of a text.", "[TEXT...]", NULL, {&tokenize_group}, command_tokenize},
+    {"detokenize", "Shows the text of tokens.", "[ID...]", "Ids are separated by anything but digits; without any, they come from standard input.",
+     {&detokenize_group}, command_detokenize},
+    {"bench", "Measures the speed of prompts and answers.", NULL, NULL, {&bench_group}, command_bench},
+    {"perplexity", "Measures how well a model predicts a text.", "[FILE]", NULL, {&perplexity_group, &model_group}, command_perplexity},
+#ifndef WEIR_WITHOUT_SERVER
+    {"selftest", "Runs a worker against the wire contract and measures its success criteria.", NULL, NULL, {&selftest_group, &model_group},
+     command_selftest},
+#endif
+};
+const size_t tables_n_commands = sizeof tables_commands / sizeof tables_commands[0];
+
+const command tables_worker = {"llm-worker-rbee", "Serves a model as a worker of a hive.", NULL,
+    "LLORCH_API_TOKEN holds the bearer token without --local-mode; LLORCH_LOG_FORMAT=json makes the log lines JSON.",
+    {&worker_group, &worker_main_group}, COMMAND_WORKER, .strict = true};
+
+const command tables_worker_variant = {"llm-worker-rbee-VARIANT", "Serves a model as a worker of a hive, on all addresses.", NULL,
+    "LLORCH_API_TOKEN, if not empty, holds the bearer token. Log lines are JSON.", {&worker_group, &worker_variant_group},
+    COMMAND_WORKER_VARIANT, .strict = true};
