@@ -18,9 +18,9 @@ typedef struct inspect_options {
  * JSON: {"file", "version", "parts", "file_bytes", "file_type", "n_tensors", "n_values", "tensor_bytes", "metadata": {KEY:
  * {"type", "value"} or {"type": "array", "item_type", "n_items", "value"}}, "types": [{"type", "n_tensors", "n_values",
  * "n_bytes"}], "tensors": [{"name", "type", "shape", "n_values", "n_bytes", "offset", "part"}]} with "tensors" only if asked.
- * Keys and names are as gguf_printable makes them; ill-formed UTF-8 in values becomes U+FFFD; numbers that JSON lacks are the
- * strings "nan", "inf",
- * "-inf". Shapes have the row length first. Errors: WEIR_E_NOMEM. */
+ * Keys and names are as gguf_printable makes them; ill-formed UTF-8 in values becomes U+FFFD; numbers that JSON lacks or that
+ * do not fit in 63 bits are strings ("nan", "inf", "-inf", "18446744073709551615"). Shapes have the row length first. Errors:
+ * WEIR_E_NOMEM. */
 int inspect_render(const gguf *g, const inspect_options *options, buf *out, weir_error *err);
 
 #endif
