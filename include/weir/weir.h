@@ -166,7 +166,8 @@ typedef struct weir_request {
     size_t n_tokens;
     int32_t max_tokens;      /* most tokens to sample; -1 = up to the end of the context */
     weir_sampling sampling;
-    const char *const *stop; /* stop strings, copied at submission; the matched text is not emitted */
+    const char *const *stop; /* stop strings, UTF-8, not empty, copied at submission; the one that is complete first ends the job;
+                                its text is not emitted */
     size_t n_stop;
     bool ignore_eos;         /* bans every end-of-generation token */
     bool special;            /* emit the text of control tokens */
@@ -196,12 +197,13 @@ typedef struct weir_top_logprob {
 typedef enum weir_event_type { WEIR_EVENT_TOKEN, WEIR_EVENT_END, WEIR_EVENT_ERROR } weir_event_type;
 
 typedef struct weir_timings {
-    int32_t n_prompt, n_cached, n_output; /* tokens; n_cached of n_prompt came from the prefix cache */
+    int32_t n_prompt, n_cached, n_output; /* tokens; n_cached of n_prompt came from the prefix cache; n_output is without EOS */
     int64_t queue_us, prefill_us, decode_us; /* prefill ends with the first sampled token */
 } weir_timings;
 
 /* Whole code points only; text is held back only while it ends inside one or might begin a stop string. One event stands for
- * `n_tokens` sampled tokens, one unless text was held back. Concatenating the text of all events gives the whole answer. */
+ * `n_tokens` sampled tokens, those whose own text begins in it: one unless text was held back (then more, or none where only the
+ * rest of a token's text was left). Concatenating the text of all events gives the whole answer. */
 typedef struct weir_event {
     weir_event_type type;
     /* TOKEN */
@@ -232,7 +234,8 @@ int weir_job_wait(weir_job *job, weir_event *event, int64_t timeout_ms);
 /* Asks the engine to stop the job: within one layer of a prefill, one step of a decode, at once in the queue. The channel then
  * ends with an ERROR event, WEIR_E_CANCELLED, unless it had ended already. Idempotent. Any thread. */
 void weir_job_cancel(weir_job *job);
-/* Cancels if still running, then drops the caller's reference. `notify` is not called once this returned. Any thread. */
+/* Cancels if still running, then drops the caller's reference. `notify` is not called once this returned (it waits for a call
+ * that is under way, so hold no lock that `notify` takes). Any thread. */
 void weir_job_release(weir_job **job);
 /* Position in the queue (0 = next), -1 once running or ended. */
 int64_t weir_job_queue_position(const weir_job *job);

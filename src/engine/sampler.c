@@ -1,5 +1,5 @@
-/* See sampler.h. The vocabulary is never sorted: top-k keeps a heap of k behind a threshold, top-p first finds by a histogram of
- * probability mass which logits can matter, and without truncation only sums are kept. Buffers are made when the sampler is
+/* See sampler.h. The vocabulary is never sorted: top-k keeps a heap of k behind a threshold, top-p first finds by a histogram
+ * of probability mass which logits can matter, and without truncation only sums are kept. Buffers are made when the sampler is
  * opened, and only those that its parameters need. */
 #include "engine/sampler.h"
 
@@ -12,9 +12,9 @@
 #include "base/error.h"
 
 enum {
-    BLOCK = 256,       /* logits whose mass is kept as one sum, so that finding a token recomputes one block only */
-    RUN = 64,          /* logits that a search passes over at once when none is above its threshold */
-    N_BUCKETS = 128,   /* of the nucleus histogram */
+    BLOCK = 256,     /* logits whose mass is kept as one sum, so that finding a token recomputes one block only */
+    RUN = 64,        /* logits that a search passes over at once when none is above its threshold */
+    N_BUCKETS = 128, /* of the nucleus histogram */
     BUCKETS_PER_NAT = 4,
     MAX_BEST = 20,
 };
@@ -28,8 +28,8 @@ struct sampler {
     weir_sampling params; /* logit_bias points to a copy of our own */
     int32_t n_vocab;
     uint64_t random[4]; /* xoshiro256++ (Blackman and Vigna 2018) */
-    /* Penalties. counts[id] is how often a token is in the window. `window` is a ring of the last penalty_last_n tokens, or with
-     * penalty_last_n -1 the list of the distinct tokens seen. All NULL when no penalty is on. */
+    /* Penalties. counts[id] is how often a token is in the window. `window` is a ring of the last penalty_last_n tokens, or
+     * with penalty_last_n -1 the list of the distinct tokens seen. All NULL when no penalty is on. */
     int32_t *counts, *window;
     int32_t window_capacity, n_window, window_next;
     float *adjusted;       /* [n_vocab] logits with bias and penalties; NULL when there are none */
@@ -47,7 +47,9 @@ static uint64_t splitmix(uint64_t *state) {
     return z ^ z >> 31;
 }
 
-static uint64_t rotate_left(uint64_t x, int n) { return x << n | x >> (64 - n); }
+static uint64_t rotate_left(uint64_t x, int n) {
+    return x << n | x >> (64 - n);
+}
 
 /* Uniform in [0, 1), a multiple of 2^-53. */
 static double next_uniform(uint64_t r[4]) {
@@ -98,8 +100,10 @@ int sampler_open(sampler **out, const weir_sampling *params, int32_t n_vocab, we
     if (penalises(params) || params->n_logit_bias > 0) s->adjusted = array_of(n, sizeof *s->adjusted, &failed);
     if (params->temperature > 0) {
         bool top_k = params->top_k > 0 && params->top_k < n_vocab;
-        if (top_k || params->top_p < 1) s->candidates = array_of(top_k ? (size_t)params->top_k : n, sizeof(candidate), &failed);
-        else s->block_mass = array_of((n + BLOCK - 1) / BLOCK, sizeof *s->block_mass, &failed);
+        if (top_k || params->top_p < 1)
+            s->candidates = array_of(top_k ? (size_t)params->top_k : n, sizeof(candidate), &failed);
+        else
+            s->block_mass = array_of((n + BLOCK - 1) / BLOCK, sizeof *s->block_mass, &failed);
     }
     if (failed) {
         sampler_close(&s);
@@ -175,7 +179,9 @@ typedef int32_t int_lanes __attribute__((vector_size(16)));
 typedef uint32_t bit_lanes __attribute__((vector_size(16)));
 enum { N_LANES = 4 };
 
-static lanes all(float x) { return (lanes){x, x, x, x}; }
+static lanes all(float x) {
+    return (lanes){x, x, x, x};
+}
 
 /* logits[i .. i+4), -infinity beyond the end. */
 static lanes load(const float *logits, int32_t i, int32_t n) {
@@ -202,7 +208,8 @@ static float greatest_value(const float *logits, int32_t first, int32_t end) {
         max[1] = choose(y > max[1], y, max[1]);
     }
     float result = -INFINITY;
-    for (int j = 0; j < 2 * N_LANES; j++) result = max[j / N_LANES][j % N_LANES] > result ? max[j / N_LANES][j % N_LANES] : result;
+    for (int j = 0; j < 2 * N_LANES; j++)
+        result = max[j / N_LANES][j % N_LANES] > result ? max[j / N_LANES][j % N_LANES] : result;
     return result;
 }
 
@@ -257,9 +264,13 @@ static int32_t greatest(const float *logits, int32_t n) {
     return at;
 }
 
-static float bounded(float logit) { return logit > FLT_MAX ? FLT_MAX : logit; }
+static float bounded(float logit) {
+    return logit > FLT_MAX ? FLT_MAX : logit;
+}
 
-static bool worse(candidate a, candidate b) { return a.logit < b.logit || (a.logit == b.logit && a.id > b.id); }
+static bool worse(candidate a, candidate b) {
+    return a.logit < b.logit || (a.logit == b.logit && a.id > b.id);
+}
 
 /* Restores the heap (worst at the root) after heap[root] changed. */
 static void sift_down(candidate *heap, int32_t n, int32_t root) {
@@ -329,16 +340,15 @@ static int32_t select_nucleus(const float *logits, int32_t n_vocab, float top_p,
         if (reached >= (double)top_p * *total) break;
     }
     for (int32_t i = 0; i < n_vocab; i++)
-        if (logits[i] > -INFINITY && bucket_of(max - bounded(logits[i])) <= last)
-            out[n++] = (candidate){bounded(logits[i]), i};
+        if (logits[i] > -INFINITY && bucket_of(max - bounded(logits[i])) <= last) out[n++] = (candidate){bounded(logits[i]), i};
     sort_candidates(out, n);
     return n;
 }
 
 /* ---- drawing ---------------------------------------------------------------------------------------------------------- */
 
-/* How many of the sorted candidates are left by top-p, then min-p. `total` is the mass that top_p is a share of, relative to the
- * best; 0 = that of the candidates. */
+/* How many of the sorted candidates are left by top-p, then min-p. `total` is the mass that top_p is a share of, relative to
+ * the best; 0 = that of the candidates. */
 static int32_t truncate_sorted(const weir_sampling *p, const candidate *c, int32_t n, double total) {
     if (p->top_p < 1) {
         if (total == 0)
@@ -396,8 +406,10 @@ int32_t sampler_draw(sampler *s, const float *logits) {
     double uniform = next_uniform(s->random), total = 0;
     int32_t n;
     if (s->candidates == NULL) return draw_from_all(s, logits, uniform);
-    if (p->top_k > 0 && p->top_k < s->n_vocab) n = select_top(logits, s->n_vocab, s->candidates, p->top_k);
-    else n = select_nucleus(logits, s->n_vocab, p->top_p, s->candidates, &total);
+    if (p->top_k > 0 && p->top_k < s->n_vocab)
+        n = select_top(logits, s->n_vocab, s->candidates, p->top_k);
+    else
+        n = select_nucleus(logits, s->n_vocab, p->top_p, s->candidates, &total);
     if (n == 0) return -1;
     n = truncate_sorted(p, s->candidates, n, total);
     return draw_sorted(s->candidates, n, p->temperature, uniform);

@@ -1,9 +1,9 @@
 /* See channel.h.
  *
- * The two counters n_pushed and n_taken carry everything: what the producer wrote before it raised n_pushed is visible to a reader
- * that saw it raised, the list of chunks included. Both are sequentially consistent on both sides, because each end writes its
- * own counter and then looks at the other's: either the producer sees that the reader had taken all (and notifies), or the reader
- * sees the new event (and needs no notification). */
+ * The two counters n_pushed and n_taken carry everything: what the producer wrote before it raised n_pushed is visible to a
+ * reader that saw it raised, the list of chunks included. Both are sequentially consistent on both sides, because each end
+ * writes its own counter and then looks at the other's: either the producer sees that the reader had taken all (and notifies),
+ * or the reader sees the new event (and needs no notification). */
 #include "sched/channel.h"
 
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 enum { FIRST_CHUNK_BYTES = 1024, CHUNK_BYTES = 8192 };
 
 struct channel_chunk {
-    channel_chunk *next; /* written by the producer when it leaves the chunk */
+    channel_chunk *next;      /* written by the producer when it leaves the chunk */
     size_t capacity, n_bytes; /* n_bytes is the producer's */
     alignas(8) unsigned char bytes[];
 };
@@ -98,8 +98,8 @@ int channel_push(channel *c, const channel_record *r) {
     if (!checked_round_up(n_bytes, 8, &n_bytes) || n_bytes > UINT32_MAX) return WEIR_E_NOMEM;
     unsigned char *out = make_room(c, n_bytes);
     if (out == NULL) return WEIR_E_NOMEM;
-    record_header header = {(uint32_t)n_bytes, r->index, r->text_bytes, r->n_tokens, r->n_top,
-                            (r->logprobs != NULL) | (r->top != NULL) << 1};
+    record_header header = {(uint32_t)n_bytes, r->index, r->text_bytes,
+                            r->n_tokens,       r->n_top, (r->logprobs != NULL) | (r->top != NULL) << 1};
     out = put(out, &header, sizeof header);
     out = put(out, r->logprobs, n_logprobs * sizeof(float));
     out = put(out, r->top, n_top * sizeof(weir_top_logprob));
@@ -122,9 +122,13 @@ static bool within(const channel *c, uint64_t max_events, uint64_t max_bytes) {
            atomic_load(&c->bytes_pushed) - atomic_load(&c->bytes_released) <= max_bytes;
 }
 
-bool channel_full(const channel *c) { return !within(c, CHANNEL_MAX_EVENTS - 1, CHANNEL_MAX_BYTES - 1); }
+bool channel_full(const channel *c) {
+    return !within(c, CHANNEL_MAX_EVENTS - 1, CHANNEL_MAX_BYTES - 1);
+}
 
-bool channel_drained(const channel *c) { return within(c, CHANNEL_MAX_EVENTS / 2, CHANNEL_MAX_BYTES / 2); }
+bool channel_drained(const channel *c) {
+    return within(c, CHANNEL_MAX_EVENTS / 2, CHANNEL_MAX_BYTES / 2);
+}
 
 /* ---- reader ----------------------------------------------------------------------------------------------------------- */
 
@@ -138,14 +142,16 @@ static const unsigned char *next_record(channel *c) {
         channel_chunk *done = c->head;
         c->head = done->next;
         c->head_offset = 0;
-        /* Release: our reading of the chunk comes before the producer's reuse. Acquire: an older spare that comes back was emptied
-         * by this same thread, so nothing is needed for it; the order is for the chunk handed over. */
+        /* Release: our reading of the chunk comes before the producer's reuse. Acquire: an older spare that comes back was
+         * emptied by this same thread, so nothing is needed for it; the order is for the chunk handed over. */
         free(atomic_exchange_explicit(&c->spare, done, memory_order_acq_rel));
     }
     return c->head->bytes + c->head_offset;
 }
 
-bool channel_ready(const channel *c) { return atomic_load(&c->n_pushed) != atomic_load(&c->n_taken); }
+bool channel_ready(const channel *c) {
+    return atomic_load(&c->n_pushed) != atomic_load(&c->n_taken);
+}
 
 channel_taken channel_take(channel *c, channel_record *r) {
     if (c->outstanding > 0) {
@@ -156,7 +162,8 @@ channel_taken channel_take(channel *c, channel_record *r) {
     /* Relaxed: only this thread writes n_taken. */
     uint64_t index = atomic_load_explicit(&c->n_taken, memory_order_relaxed);
     if (atomic_load(&c->n_pushed) == index) return CHANNEL_NONE;
-    /* Relaxed: if this event is the end, n_pushed published end_index; if not, any value that can be read differs from index. */
+    /* Relaxed: if this event is the end, n_pushed published end_index; if not, any value that can be read differs from index.
+     */
     if (atomic_load_explicit(&c->end_index, memory_order_relaxed) == index) {
         atomic_store(&c->n_taken, index + 1);
         return CHANNEL_END;
@@ -164,7 +171,8 @@ channel_taken channel_take(channel *c, channel_record *r) {
     const unsigned char *in = next_record(c);
     record_header header;
     memcpy(&header, in, sizeof header);
-    *r = (channel_record){.index = header.index, .text_bytes = header.text_bytes, .n_tokens = header.n_tokens, .n_top = header.n_top};
+    *r = (channel_record){
+        .index = header.index, .text_bytes = header.text_bytes, .n_tokens = header.n_tokens, .n_top = header.n_top};
     c->outstanding = header.n_bytes;
     in += sizeof header;
     if (header.has_logprobs & 1) {

@@ -42,9 +42,9 @@ typedef struct channel_record {
     const char *text; /* text_bytes and a NUL */
     uint32_t text_bytes;
     uint32_t n_tokens;
-    const int32_t *tokens;         /* [n_tokens] */
-    const float *logprobs;         /* [n_tokens], or NULL */
-    const weir_top_logprob *top;   /* [n_tokens][n_top], or NULL */
+    const int32_t *tokens;       /* [n_tokens] */
+    const float *logprobs;       /* [n_tokens], or NULL */
+    const weir_top_logprob *top; /* [n_tokens][n_top], or NULL */
     uint32_t n_top;
 } channel_record;
 

@@ -27,7 +27,9 @@ static const struct {
     [JOB_ENDED] = {"ended", 0},
 };
 
-job_state job_get_state(const weir_job *job) { return (job_state)atomic_load(&job->state); }
+job_state job_get_state(const weir_job *job) {
+    return (job_state)atomic_load(&job->state);
+}
 
 void job_set_state(weir_job *job, job_state to) {
     assert(states[job_get_state(job)].next & TO(to));
@@ -40,14 +42,17 @@ void weir_request_init(weir_request *request) {
     *request = (weir_request){
         .max_tokens = -1,
         .n_top_logprobs = -1,
-        .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repetition_penalty = 1, .penalty_last_n = 64},
+        .sampling =
+            {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repetition_penalty = 1, .penalty_last_n = 64},
     };
 }
 
 static int check_prompt(const weir_engine *e, const weir_request *r, weir_error *err) {
     int32_t n_vocab = e->backend.n_vocab, n_ctx = e->backend.n_ctx;
-    FAIL_IF(r->tokens == NULL || r->n_tokens == 0, err, WEIR_E_INVALID, "tokens", "the prompt has no tokens; at least one is needed");
-    FAIL_IF(r->max_tokens < -1, err, WEIR_E_INVALID, "max_tokens", "max_tokens is %d; it must be -1 (no limit) or more", r->max_tokens);
+    FAIL_IF(r->tokens == NULL || r->n_tokens == 0, err, WEIR_E_INVALID, "tokens",
+            "the prompt has no tokens; at least one is needed");
+    FAIL_IF(r->max_tokens < -1, err, WEIR_E_INVALID, "max_tokens", "max_tokens is %d; it must be -1 (no limit) or more",
+            r->max_tokens);
     /* The prompt must leave room for one token, unless none is wanted. */
     size_t most = (size_t)n_ctx - (r->max_tokens != 0);
     FAIL_IF(r->n_tokens > most, err, WEIR_E_CONTEXT, "tokens", "the prompt has %zu tokens; the context of %d has room for %zu",
@@ -72,16 +77,16 @@ static int check_sampling(const weir_engine *e, const weir_sampling *s, weir_err
     };
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++)
         FAIL_IF(!isfinite(values[i].value), err, WEIR_E_INVALID, values[i].name, "%s is not a finite number", values[i].name);
-    FAIL_IF(s->repetition_penalty <= 0, err, WEIR_E_INVALID, "repetition_penalty", "repetition_penalty is %g; it must be above 0",
-            (double)s->repetition_penalty);
+    FAIL_IF(s->repetition_penalty <= 0, err, WEIR_E_INVALID, "repetition_penalty",
+            "repetition_penalty is %g; it must be above 0", (double)s->repetition_penalty);
     FAIL_IF(s->penalty_last_n < -1, err, WEIR_E_INVALID, "penalty_last_n", "penalty_last_n is %d; it must be -1 (all) or more",
             s->penalty_last_n);
-    FAIL_IF(s->n_logit_bias > 0 && s->logit_bias == NULL, err, WEIR_E_INVALID, "logit_bias", "%zu biases are announced, but the list is NULL",
-            s->n_logit_bias);
+    FAIL_IF(s->n_logit_bias > 0 && s->logit_bias == NULL, err, WEIR_E_INVALID, "logit_bias",
+            "%zu biases are announced, but the list is NULL", s->n_logit_bias);
     for (size_t i = 0; i < s->n_logit_bias; i++) {
         weir_logit_bias b = s->logit_bias[i];
-        FAIL_IF(b.token < 0 || b.token >= e->backend.n_vocab, err, WEIR_E_INVALID, "logit_bias", "the bias is for token %d; ids go from 0 to %d",
-                b.token, e->backend.n_vocab - 1);
+        FAIL_IF(b.token < 0 || b.token >= e->backend.n_vocab, err, WEIR_E_INVALID, "logit_bias",
+                "the bias is for token %d; ids go from 0 to %d", b.token, e->backend.n_vocab - 1);
         FAIL_IF(isnan(b.bias) || b.bias == INFINITY, err, WEIR_E_INVALID, "logit_bias",
                 "the bias of token %d is %g; it must be finite, or -infinity to ban the token", b.token, (double)b.bias);
     }
@@ -93,7 +98,8 @@ static int check_request(const weir_engine *e, const weir_request *r, weir_error
     TRY(check_sampling(e, &r->sampling, err));
     FAIL_IF(r->n_top_logprobs < -1 || r->n_top_logprobs > 20, err, WEIR_E_INVALID, "n_top_logprobs",
             "n_top_logprobs is %d; it must be -1 (none) to 20", r->n_top_logprobs);
-    FAIL_IF(r->timeout_ms < 0, err, WEIR_E_INVALID, "timeout_ms", "timeout_ms is %lld; it must be 0 (none) or more", (long long)r->timeout_ms);
+    FAIL_IF(r->timeout_ms < 0, err, WEIR_E_INVALID, "timeout_ms", "timeout_ms is %lld; it must be 0 (none) or more",
+            (long long)r->timeout_ms);
     return 0;
 }
 
@@ -240,7 +246,8 @@ void weir_job_release(weir_job **handle) {
     weir_job *job = *handle;
     if (job == NULL) return;
     *handle = NULL;
-    /* Sequentially consistent, as notify_reader: either it sees `released` and does not call, or this sees that it is calling. */
+    /* Sequentially consistent, as notify_reader: either it sees `released` and does not call, or this sees that it is calling.
+     */
     atomic_store(&job->released, true);
     while (atomic_load(&job->notifying)) sched_yield();
     weir_job_cancel(job);
@@ -291,9 +298,12 @@ static void log_end(const weir_job *job) {
 }
 
 static void count_end(weir_engine *e, int code) {
-    if (code == 0) atomic_fetch_add(&e->n_finished, 1);
-    else if (code == WEIR_E_CANCELLED || code == WEIR_E_CLOSED) atomic_fetch_add(&e->n_cancelled, 1);
-    else atomic_fetch_add(&e->n_failed, 1);
+    if (code == 0)
+        atomic_fetch_add(&e->n_finished, 1);
+    else if (code == WEIR_E_CANCELLED || code == WEIR_E_CLOSED)
+        atomic_fetch_add(&e->n_cancelled, 1);
+    else
+        atomic_fetch_add(&e->n_failed, 1);
 }
 
 void job_end(weir_job *job, int64_t now_us) {
@@ -323,8 +333,8 @@ void job_end(weir_job *job, int64_t now_us) {
 int weir_job_poll(weir_job *job, weir_event *event) {
     channel_record r;
     channel_taken taken = channel_take(&job->events, &r);
-    /* The engine marks a job as parked and then looks at the channel once more; this took from the channel and then looks at the
-     * mark, all sequentially consistent: one of them sees that there is room again. */
+    /* The engine marks a job as parked and then looks at the channel once more; this took from the channel and then looks at
+     * the mark, all sequentially consistent: one of them sees that there is room again. */
     if (job_get_state(job) == JOB_PARKED && channel_drained(&job->events)) sched_wake(job->engine);
     if (taken == CHANNEL_NONE) return 0;
     if (taken == CHANNEL_END) {
@@ -372,4 +382,6 @@ int64_t weir_job_queue_position(const weir_job *job) {
 }
 
 /* Relaxed: a number to look at, which orders nothing. */
-int32_t weir_job_n_output(const weir_job *job) { return atomic_load_explicit(&job->n_output, memory_order_relaxed); }
+int32_t weir_job_n_output(const weir_job *job) {
+    return atomic_load_explicit(&job->n_output, memory_order_relaxed);
+}

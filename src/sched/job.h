@@ -1,10 +1,11 @@
-/* What the queue, the engine thread and the readers know of a job and an engine: the structures behind weir_job and weir_engine.
+/* What the queue, the engine thread and the readers know of a job and an engine: the structures behind weir_job and
+ * weir_engine.
  *
  * Who may touch what. A job has one producer of events: whoever takes it out of the queue. That is the engine thread, or a
- * thread that cancels the job while it waits; both do it under the engine's lock, so exactly one of them ends the job. The lock is
- * held for a few instructions at a time, never during a step, a callback or an allocation.
- * Lifetimes. A job is freed when the caller has released it and its producer has ended it. A weir_engine's memory lives until it is
- * closed and its last job is freed (a job's reader needs the lock); its threads and its backend end with weir_engine_close. */
+ * thread that cancels the job while it waits; both do it under the engine's lock, so exactly one of them ends the job. The lock
+ * is held for a few instructions at a time, never during a step, a callback or an allocation. Lifetimes. A job is freed when
+ * the caller has released it and its producer has ended it. A weir_engine's memory lives until it is closed and its last job is
+ * freed (a job's reader needs the lock); its threads and its backend end with weir_engine_close. */
 #ifndef WEIR_SCHED_JOB_H
 #define WEIR_SCHED_JOB_H
 
@@ -37,11 +38,11 @@ struct weir_job {
     void *notify_user;
     int64_t submit_us, deadline_us; /* INT64_MAX = none */
     /* Shared. */
-    atomic_int n_references;  /* the caller and the producer */
-    atomic_int state;         /* job_state; changed by the producer, out of JOB_QUEUED only under the engine's lock */
-    atomic_bool cancelled;    /* asked for by the caller */
-    atomic_bool released;     /* by the caller: no notify any more */
-    atomic_bool notifying;    /* the producer is in notify */
+    atomic_int n_references; /* the caller and the producer */
+    atomic_int state;        /* job_state; changed by the producer, out of JOB_QUEUED only under the engine's lock */
+    atomic_bool cancelled;   /* asked for by the caller */
+    atomic_bool released;    /* by the caller: no notify any more */
+    atomic_bool notifying;   /* the producer is in notify */
     atomic_int n_output;
     channel events;
     /* Waiting in weir_job_wait. */
@@ -57,8 +58,8 @@ struct weir_job {
     answer text;
     void *seq;
     sampler *sampler;
-    int32_t n_fed;         /* prompt tokens that the sequence holds */
-    int32_t next_token;    /* sampled, to be fed in the next step */
+    int32_t n_fed;                               /* prompt tokens that the sequence holds */
+    int32_t next_token;                          /* sampled, to be fed in the next step */
     int64_t admit_us, first_token_us, parked_us; /* 0 = not yet */
     /* Reader's. */
     bool terminal_taken;
@@ -101,8 +102,8 @@ job_state job_get_state(const weir_job *job);
 /* Sends the record of `text` that can leave (all of it if `all`). WEIR_E_NOMEM. Producer. */
 int job_send_text(weir_job *job, bool all);
 /* Ends the job: frees what only the producer needs (the sequence must be closed), counts, logs, sends the terminal event (END
- * when job->error.code is 0, with terminal.stop_reason and stop_text as they are set) and drops the producer's reference. The job
- * must be out of the queue. Producer. */
+ * when job->error.code is 0, with terminal.stop_reason and stop_text as they are set) and drops the producer's reference. The
+ * job must be out of the queue. Producer. */
 void job_end(weir_job *job, int64_t now_us);
 
 /* ---- queue.c: the caller holds the engine's lock ---- */

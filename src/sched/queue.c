@@ -4,18 +4,24 @@
 void queue_append(weir_engine *e, weir_job *job) {
     job->next = NULL;
     job->previous = e->last;
-    if (e->last) e->last->next = job;
-    else e->first = job;
+    if (e->last)
+        e->last->next = job;
+    else
+        e->first = job;
     e->last = job;
     if (job->deadline_us < e->queue_deadline_us) e->queue_deadline_us = job->deadline_us;
     atomic_fetch_add(&e->n_waiting, 1);
 }
 
 void queue_remove(weir_engine *e, weir_job *job, job_state to) {
-    if (job->previous) job->previous->next = job->next;
-    else e->first = job->next;
-    if (job->next) job->next->previous = job->previous;
-    else e->last = job->previous;
+    if (job->previous)
+        job->previous->next = job->next;
+    else
+        e->first = job->next;
+    if (job->next)
+        job->next->previous = job->previous;
+    else
+        e->last = job->previous;
     job->next = job->previous = NULL;
     atomic_fetch_sub(&e->n_waiting, 1);
     if (to == JOB_PREFILL) atomic_fetch_add(&e->n_active, 1);

@@ -1,5 +1,5 @@
-/* The engine thread: admits jobs in the order of their arrival, runs one batch per step (a token of every decoding sequence, then
- * prompt chunks of the oldest), samples, sends. See sched.h and job.h. */
+/* The engine thread: admits jobs in the order of their arrival, runs one batch per step (a token of every decoding sequence,
+ * then prompt chunks of the oldest), samples, sends. See sched.h and job.h. */
 #include "sched/sched.h"
 
 #include <errno.h>
@@ -16,7 +16,9 @@
 
 enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512, DEFAULT_QUEUE = 4096 };
 
-static int64_t now_of(weir_engine *e) { return e->backend.now_us(e->backend.context); }
+static int64_t now_of(weir_engine *e) {
+    return e->backend.now_us(e->backend.context);
+}
 
 /* ---- ending jobs that run --------------------------------------------------------------------------------------------- */
 
@@ -144,7 +146,8 @@ static void refuse(weir_engine *e, weir_job *job, int code, const weir_error *er
     job_end(job, now_of(e));
 }
 
-/* In the order of arrival: a job that finds no room keeps those behind it waiting, or a stream of small ones would starve it. */
+/* In the order of arrival: a job that finds no room keeps those behind it waiting, or a stream of small ones would starve it.
+ */
 static void admit(weir_engine *e) {
     while (e->n_running < e->n_parallel && !e->admission_blocked && !atomic_load(&e->closing)) {
         weir_error err = {0};
@@ -152,10 +155,14 @@ static void admit(weir_engine *e) {
         if (job == NULL) return;
         resources r;
         int code = open_resources(e, job, &r, &err);
-        if (code == WEIR_E_LIMIT && e->n_running > 0) e->admission_blocked = true;
-        else if (code < 0) refuse(e, job, code, &err);
-        else if (take_queued(e, job, JOB_PREFILL)) start(e, job, &r);
-        else close_resources(e, &r); /* cancelled, and ended by the one who did */
+        if (code == WEIR_E_LIMIT && e->n_running > 0)
+            e->admission_blocked = true;
+        else if (code < 0)
+            refuse(e, job, code, &err);
+        else if (take_queued(e, job, JOB_PREFILL))
+            start(e, job, &r);
+        else
+            close_resources(e, &r); /* cancelled, and ended by the one who did */
         job_unref(job);
     }
 }
@@ -169,7 +176,9 @@ static bool can_step(const weir_engine *e) {
 }
 
 /* Under the lock. */
-static bool can_admit(const weir_engine *e) { return e->first && e->n_running < e->n_parallel && !e->admission_blocked; }
+static bool can_admit(const weir_engine *e) {
+    return e->first && e->n_running < e->n_parallel && !e->admission_blocked;
+}
 
 /* The earliest time at which something is to do although nobody asks for it. Under the lock. */
 static int64_t next_deadline(const weir_engine *e) {
@@ -292,8 +301,10 @@ static void take_token(weir_engine *e, weir_job *job, int32_t token, const float
 
 static void take_end(weir_engine *e, weir_job *job, int64_t now_us) {
     int stopped = answer_finish(&job->text);
-    if (stopped < 0 || job_send_text(job, true) < 0) finish_without_memory(e, job, now_us);
-    else finish_stopped(e, job, stopped > 0 ? WEIR_STOP_SEQUENCE : WEIR_STOP_EOS, now_us);
+    if (stopped < 0 || job_send_text(job, true) < 0)
+        finish_without_memory(e, job, now_us);
+    else
+        finish_stopped(e, job, stopped > 0 ? WEIR_STOP_SEQUENCE : WEIR_STOP_EOS, now_us);
 }
 
 static void sample(weir_engine *e, weir_job *job, const float *logits, int64_t now_us) {
@@ -330,8 +341,10 @@ static void run_singly(weir_engine *e, const weir_error *batch_error) {
     for (int32_t i = 0; i < e->n_items; i++) {
         weir_error err = {0};
         int done = run_items(e, i, i + 1, &err);
-        if (done > 0) advance(e, i, 0, now_of(e));
-        else if (done < 0) finish_failed(e, e->step_jobs[i], WEIR_E_INTERNAL, err.message, now_of(e));
+        if (done > 0)
+            advance(e, i, 0, now_of(e));
+        else if (done < 0)
+            finish_failed(e, e->step_jobs[i], WEIR_E_INTERNAL, err.message, now_of(e));
     }
 }
 
@@ -498,4 +511,6 @@ void weir_engine_get_stats(const weir_engine *e, weir_stats *stats) {
     };
 }
 
-int32_t weir_engine_n_ctx(const weir_engine *e) { return e->backend.n_ctx; }
+int32_t weir_engine_n_ctx(const weir_engine *e) {
+    return e->backend.n_ctx;
+}

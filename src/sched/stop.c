@@ -21,7 +21,8 @@ static int init_one(stop_string *s, const char *text, size_t index, arena *memor
     s->n_bytes = n_bytes;
     s->text = arena_strndup(memory, text, n_bytes);
     s->failure = arena_array(memory, n_bytes, sizeof *s->failure);
-    FAIL_IF(s->text == NULL || s->failure == NULL, err, WEIR_E_NOMEM, "stop", "no memory for a stop string of %zu bytes", n_bytes);
+    FAIL_IF(s->text == NULL || s->failure == NULL, err, WEIR_E_NOMEM, "stop", "no memory for a stop string of %zu bytes",
+            n_bytes);
     for (size_t i = 1, matched = 0; i < n_bytes; i++) s->failure[i] = (uint32_t)(matched = advance(s, matched, text[i]));
     return 0;
 }

@@ -1,7 +1,7 @@
-/* Finds stop strings in a growing text, byte by byte, whatever the sizes of its pieces. The match that is complete first wins; of
- * several that are complete at the same byte, the longest. (So the result does not depend on how the text is cut into tokens, and
- * nothing is ever held back behind a match that is complete.) Knuth, Morris, Pratt 1977, one automaton for each string.
- * Owned by one thread. */
+/* Finds stop strings in a growing text, byte by byte, whatever the sizes of its pieces. The match that is complete first wins;
+ * of several that are complete at the same byte, the longest. (So the result does not depend on how the text is cut into
+ * tokens, and nothing is ever held back behind a match that is complete.) Knuth, Morris, Pratt 1977, one automaton for each
+ * string. Owned by one thread. */
 #ifndef WEIR_SCHED_STOP_H
 #define WEIR_SCHED_STOP_H
 

@@ -1,5 +1,5 @@
-/* The sampler against exact probabilities: which tokens may be drawn at all, and how often. Seeds are fixed, so a test that passes
- * once passes always; the bounds are those that a correct sampler fails once in a million seeds. */
+/* The sampler against exact probabilities: which tokens may be drawn at all, and how often. Seeds are fixed, so a test that
+ * passes once passes always; the bounds are those that a correct sampler fails once in a million seeds. */
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
@@ -74,7 +74,8 @@ static void exact(const weir_sampling *p, const double *logits, int32_t n_vocab,
 
 /* Pearson's chi-square over the classes that expect at least 5 draws, the rest as one more class. The bound is Wilson and
  * Hilferty's approximation of the quantile 1 - 1e-6 (4.75 standard deviations of a normal variable). */
-static void check_distribution(const weir_sampling *p, const float *logits, const double *probability, int32_t n_vocab, int32_t n_draws) {
+static void check_distribution(const weir_sampling *p, const float *logits, const double *probability, int32_t n_vocab,
+                               int32_t n_draws) {
     static int32_t counts[MAX_VOCAB];
     memset(counts, 0, sizeof counts);
     sampler *s = open_sampler(p, n_vocab);
@@ -183,8 +184,8 @@ static void values_that_are_no_numbers(void **state) {
         {.temperature = 1, .top_p = 1, .top_k = 2, .repetition_penalty = 1},
         {.temperature = 0.5f, .top_p = 0.9f, .top_k = 3, .min_p = 0.1f, .repetition_penalty = 1},
     };
-    const float nothing[] = {NAN, -INFINITY, NAN, -INFINITY}, infinite[] = {1, INFINITY, NAN, 2}, huge[] = {-FLT_MAX, FLT_MAX, 0, -1},
-                one[] = {NAN, NAN, -5, NAN}, two[] = {INFINITY, -INFINITY, NAN, INFINITY};
+    const float nothing[] = {NAN, -INFINITY, NAN, -INFINITY}, infinite[] = {1, INFINITY, NAN, 2},
+                huge[] = {-FLT_MAX, FLT_MAX, 0, -1}, one[] = {NAN, NAN, -5, NAN}, two[] = {INFINITY, -INFINITY, NAN, INFINITY};
     for (size_t w = 0; w < sizeof ways / sizeof ways[0]; w++) {
         for (uint64_t seed = 0; seed < 30; seed++) {
             weir_sampling p = ways[w];
@@ -284,9 +285,12 @@ static void the_same_seed_gives_the_same_tokens(void **state) {
             for (int i = 0; i < 100; i++) {
                 int32_t token = sampler_draw(s, logits);
                 sampler_accept(s, token);
-                if (run == 0) first[i] = token;
-                else if (run == 1) assert_int_equal(token, first[i]);
-                else differences += token != first[i];
+                if (run == 0)
+                    first[i] = token;
+                else if (run == 1)
+                    assert_int_equal(token, first[i]);
+                else
+                    differences += token != first[i];
             }
             sampler_close(&s);
         }
@@ -325,12 +329,16 @@ static void log_probabilities(void **state) {
         }
         qsort(e, (size_t)n, sizeof e[0], by_logit);
         sampler_logprobs(logits, n_vocab, token, &logprob, best, 20);
-        if (as_double[token] == -INFINITY) assert_true(logprob == -INFINITY);
-        else assert_float_equal(logprob, as_double[token] - log(total), 1e-4);
+        if (as_double[token] == -INFINITY)
+            assert_true(logprob == -INFINITY);
+        else
+            assert_float_equal(logprob, as_double[token] - log(total), 1e-4);
         for (int32_t i = 0; i < 20; i++) {
             assert_int_equal(best[i].token, i < n ? e[i].id : -1);
-            if (i < n) assert_float_equal(best[i].logprob, e[i].logit - log(total), 1e-4);
-            else assert_true(best[i].logprob == -INFINITY);
+            if (i < n)
+                assert_float_equal(best[i].logprob, e[i].logit - log(total), 1e-4);
+            else
+                assert_true(best[i].logprob == -INFINITY);
         }
         sampler_logprobs(logits, n_vocab, token, &logprob, NULL, 0);
     }

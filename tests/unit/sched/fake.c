@@ -18,9 +18,13 @@ typedef struct fake_seq {
 
 static const uint64_t first_hash = 1469598103934665603u;
 
-static uint64_t add_to_hash(uint64_t hash, int32_t token) { return (hash ^ (uint64_t)token) * 1099511628211u; }
+static uint64_t add_to_hash(uint64_t hash, int32_t token) {
+    return (hash ^ (uint64_t)token) * 1099511628211u;
+}
 
-static int32_t letter_of(uint64_t hash) { return 'a' + (int32_t)((hash ^ hash >> 32) % 26); }
+static int32_t letter_of(uint64_t hash) {
+    return 'a' + (int32_t)((hash ^ hash >> 32) % 26);
+}
 
 int32_t fake_next(const int32_t *tokens, int32_t n) {
     uint64_t hash = first_hash;
@@ -43,6 +47,7 @@ static int seq_open(void *context, int32_t n_tokens, void **out, weir_error *err
     if (code != 0) return error_set(err, code, NULL, "made to fail");
     if (atomic_load(&f->kv_used) + n_tokens > f->kv_tokens_total) return error_set(err, WEIR_E_LIMIT, NULL, "no room");
     fake_seq *seq = calloc(1, sizeof *seq + (size_t)n_tokens * sizeof(int32_t));
+    if (seq == NULL) return error_set(err, WEIR_E_NOMEM, NULL, "no memory for a sequence");
     seq->capacity = n_tokens;
     seq->script_at = -1;
     seq->hash = first_hash;
@@ -119,11 +124,7 @@ static bool take_one(atomic_int *n) {
 }
 
 static void compute(fake *f, const sched_item *items, int32_t n_items) {
-    if (n_items > f->n_logits) {
-        free(f->logits);
-        f->logits = malloc((size_t)n_items * FAKE_N_VOCAB * sizeof(float));
-        f->n_logits = n_items;
-    }
+    assert(n_items <= FAKE_MAX_ITEMS);
     for (int32_t i = 0; i < n_items; i++) {
         fake_seq *seq = items[i].seq;
         float *logits = f->logits + (size_t)i * FAKE_N_VOCAB;
@@ -142,8 +143,10 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
     fake_step record = {.n_items = n_items, .start_us = atomic_load(&f->clock_us)};
     for (int32_t i = 0; i < n_items; i++) {
         assert(items[i].n_tok > 0);
-        if (((fake_seq *)items[i].seq)->spoke) record.n_decode++;
-        else record.n_prefill += items[i].n_tok;
+        if (((fake_seq *)items[i].seq)->spoke)
+            record.n_decode++;
+        else
+            record.n_prefill += items[i].n_tok;
     }
     bool passed = pass_gate(f, abort, user);
     for (int32_t layer = 0; layer < f->n_layers && passed; layer++) passed = !abort || !abort(user);
@@ -162,9 +165,13 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
     return 0;
 }
 
-static const float *logits(void *context, int32_t i) { return ((fake *)context)->logits + (size_t)i * FAKE_N_VOCAB; }
+static const float *logits(void *context, int32_t i) {
+    return ((fake *)context)->logits + (size_t)i * FAKE_N_VOCAB;
+}
 
-static int64_t kv_tokens_used(void *context) { return atomic_load(&((fake *)context)->kv_used); }
+static int64_t kv_tokens_used(void *context) {
+    return atomic_load(&((fake *)context)->kv_used);
+}
 
 static const char *piece(void *context, int32_t token, bool special, size_t *n_bytes) {
     static char bytes[256];
@@ -196,7 +203,9 @@ static int64_t now_us(void *context) {
     return f->real_clock ? clock_now_us() : (int64_t)atomic_load(&f->clock_us);
 }
 
-static void close_backend(void *context) { atomic_fetch_add(&((fake *)context)->n_closes, 1); }
+static void close_backend(void *context) {
+    atomic_fetch_add(&((fake *)context)->n_closes, 1);
+}
 
 void fake_init(fake *f) {
     memset(f, 0, sizeof *f);
@@ -204,6 +213,7 @@ void fake_init(fake *f) {
     f->kv_tokens_total = 1 << 24;
     f->n_layers = 4;
     f->permits = -1;
+    f->logits = malloc((size_t)FAKE_MAX_ITEMS * FAKE_N_VOCAB * sizeof *f->logits);
     f->steps = calloc(FAKE_MAX_STEPS, sizeof *f->steps);
     atomic_store(&f->clock_us, 1000000);
     pthread_mutex_init(&f->lock, NULL);
@@ -219,9 +229,19 @@ void fake_free(fake *f) {
 
 sched_backend fake_backend(fake *f) {
     return (sched_backend){
-        .context = f, .n_vocab = FAKE_N_VOCAB, .n_ctx = f->n_ctx, .kv_tokens_total = f->kv_tokens_total, .seq_open = seq_open,
-        .seq_close = seq_close, .step = step, .logits = logits, .kv_tokens_used = kv_tokens_used, .piece = piece, .is_eog = is_eog,
-        .now_us = now_us, .close = close_backend,
+        .context = f,
+        .n_vocab = FAKE_N_VOCAB,
+        .n_ctx = f->n_ctx,
+        .kv_tokens_total = f->kv_tokens_total,
+        .seq_open = seq_open,
+        .seq_close = seq_close,
+        .step = step,
+        .logits = logits,
+        .kv_tokens_used = kv_tokens_used,
+        .piece = piece,
+        .is_eog = is_eog,
+        .now_us = now_us,
+        .close = close_backend,
     };
 }
 
@@ -247,7 +267,9 @@ void fake_gate(fake *f, int64_t permits) {
     pthread_mutex_unlock(&f->lock);
 }
 
-void fake_advance(fake *f, int64_t us) { atomic_fetch_add(&f->clock_us, us); }
+void fake_advance(fake *f, int64_t us) {
+    atomic_fetch_add(&f->clock_us, us);
+}
 
 int32_t fake_n_steps(fake *f) {
     pthread_mutex_lock(&f->lock);

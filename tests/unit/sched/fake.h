@@ -1,5 +1,5 @@
-/* A backend without a model for tests of the scheduler. What a sequence says next depends on nothing but the tokens that it was fed,
- * so a crossed stream, a token fed twice or left out, or a lost chunk of a prompt changes the answer.
+/* A backend without a model for tests of the scheduler. What a sequence says next depends on nothing but the tokens that it was
+ * fed, so a crossed stream, a token fed twice or left out, or a lost chunk of a prompt changes the answer.
  *
  * Vocabulary: 0..255 are bytes. FAKE_EOG ends a generation, FAKE_CONTROL has a text only when special ones are asked for.
  * A sequence that was fed FAKE_SCRIPT + k says the pieces of script k, one token for each, then FAKE_EOG; without one it says
@@ -14,10 +14,17 @@
 #include "sched/sched.h"
 
 enum {
-    FAKE_EOG = 256, FAKE_CONTROL, FAKE_POISON, FAKE_BANNED_ALL, FAKE_SCRIPT = 264, FAKE_N_SCRIPTS = 8,
-    FAKE_PIECE = FAKE_SCRIPT + FAKE_N_SCRIPTS, FAKE_SCRIPT_PIECES = 32,
+    FAKE_EOG = 256,
+    FAKE_CONTROL,
+    FAKE_POISON,
+    FAKE_BANNED_ALL,
+    FAKE_SCRIPT = 264,
+    FAKE_N_SCRIPTS = 8,
+    FAKE_PIECE = FAKE_SCRIPT + FAKE_N_SCRIPTS,
+    FAKE_SCRIPT_PIECES = 32,
     FAKE_N_VOCAB = FAKE_PIECE + FAKE_N_SCRIPTS * FAKE_SCRIPT_PIECES,
     FAKE_MAX_STEPS = 100000,
+    FAKE_MAX_ITEMS = 64,
 };
 
 typedef struct fake_piece {
@@ -35,7 +42,7 @@ typedef struct fake {
     int32_t n_ctx;
     int64_t kv_tokens_total;
     bool real_clock;
-    int32_t n_layers;                  /* how often a step asks whether to abort */
+    int32_t n_layers;                        /* how often a step asks whether to abort */
     int64_t decode_cost_us, prefill_cost_us; /* of a step with decoding items; of a prompt token */
     fake_piece scripts[FAKE_N_SCRIPTS][FAKE_SCRIPT_PIECES];
     int32_t script_pieces[FAKE_N_SCRIPTS];
@@ -47,7 +54,7 @@ typedef struct fake {
     atomic_int fail_batches; /* so many steps with more than one item fail */
     atomic_int open_error;   /* seq_open fails with this code while it is not 0 */
     atomic_int n_aborted;
-    atomic_bool at_gate;     /* a step waits for a permit */
+    atomic_bool at_gate; /* a step waits for a permit */
     atomic_bool wrong_thread;
     pthread_mutex_t lock;
     pthread_cond_t change;
@@ -55,8 +62,7 @@ typedef struct fake {
     fake_step *steps;
     int32_t n_steps;
     /* Engine thread's. */
-    float *logits;
-    int32_t n_logits;
+    float *logits; /* [FAKE_MAX_ITEMS][FAKE_N_VOCAB] */
     pthread_t thread;
     bool thread_known;
 } fake;

@@ -39,14 +39,14 @@ weir_job *submit(fixture *f, const weir_request *r);
 /* Greedy, prompt of one token. */
 weir_job *submit_one(fixture *f, int32_t token, int32_t max_tokens);
 
-/* Closes the gate with a job of `max_tokens` in its first step, so that what is submitted from now on is admitted together, after the
- * next step that passes. */
+/* Closes the gate with a job of `max_tokens` in its first step, so that what is submitted from now on is admitted together,
+ * after the next step that passes. */
 weir_job *hold(fixture *f, int32_t max_tokens);
 /* Lets n more steps pass the closed gate and waits until the next one is there. */
 void pass_steps(fixture *f, int32_t n);
 
-/* Reads to the terminal event (10 s at most for each event) and checks each event on the way: counted indices, text that is whole
- * UTF-8 and not empty, exactly one terminal event. */
+/* Reads to the terminal event (10 s at most for each event) and checks each event on the way: counted indices, text that is
+ * whole UTF-8 and not empty, exactly one terminal event. */
 reply read_reply(weir_job *job);
 /* Adds one event; false = terminal. Any thread. */
 bool add_event(reply *r, const weir_event *ev);
@@ -55,17 +55,17 @@ void reply_free(reply *r);
 reply finish_reply(weir_job **job);
 weir_stats stats_of(fixture *f);
 /* An assertion for any thread (cmocka's own jump back into the test, which only its thread may). */
-#define REQUIRE(condition)                                                                                                       \
-    do {                                                                                                                         \
-        if (!(condition)) require_failed(#condition, __FILE__, __LINE__);                                                        \
+#define REQUIRE(condition)                                                                                                     \
+    do {                                                                                                                       \
+        if (!(condition)) require_failed(#condition, __FILE__, __LINE__);                                                      \
     } while (0)
 _Noreturn void require_failed(const char *condition, const char *file, int line);
 /* Waits (10 s at most) until the condition holds. */
-#define WAIT_UNTIL(condition)                                                                                                    \
-    do {                                                                                                                         \
-        int64_t give_up_ = clock_now_us() + 10 * 1000000;                                                                        \
-        while (!(condition) && clock_now_us() < give_up_) clock_sleep_us(200);                                                   \
-        assert_true(condition);                                                                                                  \
+#define WAIT_UNTIL(condition)                                                                                                  \
+    do {                                                                                                                       \
+        int64_t give_up_ = clock_now_us() + 10 * 1000000;                                                                      \
+        while (!(condition) && clock_now_us() < give_up_) clock_sleep_us(200);                                                 \
+        assert_true(condition);                                                                                                \
     } while (0)
 
 #endif

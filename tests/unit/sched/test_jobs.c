@@ -247,12 +247,12 @@ static void bad_requests_are_refused(void **state) {
     weir_request bad[N];
     const char *places[N];
     int n = 0;
-#define BAD(place, change)                                                                                                       \
-    do {                                                                                                                         \
-        weir_request *q = &bad[n];                                                                                               \
-        *q = base;                                                                                                               \
-        places[n++] = (place);                                                                                                   \
-        change;                                                                                                                  \
+#define BAD(place, change)                                                                                                     \
+    do {                                                                                                                       \
+        weir_request *q = &bad[n];                                                                                             \
+        *q = base;                                                                                                             \
+        places[n++] = (place);                                                                                                 \
+        change;                                                                                                                \
     } while (0)
     BAD("tokens", q->n_tokens = 0);
     BAD("tokens", q->tokens = NULL);
@@ -740,7 +740,8 @@ static void close_ends_every_job(void **state) {
 static void *wait_for_end(void *arg) {
     weir_event ev;
     weir_job *job = arg;
-    while (weir_job_wait(job, &ev, -1) == 1 && ev.type == WEIR_EVENT_TOKEN) {}
+    while (weir_job_wait(job, &ev, -1) == 1 && ev.type == WEIR_EVENT_TOKEN) {
+    }
     return (void *)(intptr_t)ev.code;
 }
 

@@ -76,8 +76,10 @@ static void check_split(const char *text, uint64_t cuts, const char *const *stop
         start = i;
     }
     assert_int_equal(stopped, which >= 0);
-    if (which >= 0) assert_string_equal(stops[which], set.strings[a.stop_index].text);
-    else assert_int_equal(n_carried, n_tokens);
+    if (which >= 0)
+        assert_string_equal(stops[which], set.strings[a.stop_index].text);
+    else
+        assert_int_equal(n_carried, n_tokens);
     assert_int_equal(n_sent, end);
     assert_memory_equal(sent, text, end);
     answer_free(&a);
@@ -87,8 +89,10 @@ static void check_split(const char *text, uint64_t cuts, const char *const *stop
 static void stop_strings_at_every_split(void **state) {
     (void)state;
     static const char *const texts[] = {"hi <|e|> x", "aabaabaaab", "ab\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80", "abcabcabd"};
-    static const char *const sets[][3] = {
-        {"<|e|>", "zz", "<|"}, {"aabaaab", "aaab", "baabaaab"}, {"\xE2\x82\xAC", "\xE2\x82\xAE", "\xF0\x9F\x98\x81"}, {"abcabd", "bcabcabd", "cabd"}};
+    static const char *const sets[][3] = {{"<|e|>", "zz", "<|"},
+                                          {"aabaaab", "aaab", "baabaaab"},
+                                          {"\xE2\x82\xAC", "\xE2\x82\xAE", "\xF0\x9F\x98\x81"},
+                                          {"abcabd", "bcabcabd", "cabd"}};
     for (size_t t = 0; t < 4; t++) {
         size_t n = strlen(texts[t]);
         for (uint64_t cuts = 0; cuts < UINT64_C(1) << n; cuts += 2)
@@ -169,8 +173,8 @@ static void tokens_travel_with_their_text(void **state) {
 
 /* ---- channel ---- */
 
-static channel_record record_of(uint32_t index, const char *text, uint32_t n_tokens, const int32_t *tokens, const float *logprobs,
-                                const weir_top_logprob *top, uint32_t n_top) {
+static channel_record record_of(uint32_t index, const char *text, uint32_t n_tokens, const int32_t *tokens,
+                                const float *logprobs, const weir_top_logprob *top, uint32_t n_top) {
     return (channel_record){index, text, (uint32_t)strlen(text), n_tokens, tokens, logprobs, top, n_top};
 }
 
@@ -190,7 +194,8 @@ static void channel_keeps_order_and_content(void **state) {
         uint32_t n = random_below(4), burst = 1 + random_below(6);
         for (uint32_t i = 0; i < burst; i++, pushed++) {
             snprintf(text, sizeof text, "event %u %.*s", pushed, (int)random_below(30), "..............................");
-            channel_record in = record_of(pushed, text, n, tokens, n % 2 ? logprobs : NULL, n == 3 ? top : NULL, n == 3 ? 2 : 0);
+            channel_record in =
+                record_of(pushed, text, n, tokens, n % 2 ? logprobs : NULL, n == 3 ? top : NULL, n == 3 ? 2 : 0);
             assert_int_equal(channel_push(&c, &in), pushed == taken);
         }
         for (uint32_t i = random_below(8); i > 0 && taken < pushed; i--, taken++) {

@@ -1,6 +1,6 @@
 /* Seeded random interleavings of everything a caller can do, on several threads, with a backend that fails, refuses room and
- * runs out of time now and then. Checked throughout: every accepted request gets exactly one terminal event and the answer that its
- * own prompt asks for (never another's), no sequence is left open, the counters add up. */
+ * runs out of time now and then. Checked throughout: every accepted request gets exactly one terminal event and the answer that
+ * its own prompt asks for (never another's), no sequence is left open, the counters add up. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,13 +122,27 @@ static void operate(client *c) {
         return;
     }
     switch (below(c, 12)) {
-    case 0: weir_job_cancel(l->job); break;
-    case 1: release(c, l); break;
-    case 2: read_some(c, l, 5, 1); break;
-    case 3: read_some(c, l, 100000, 2); break;
-    case 4: REQUIRE(weir_job_queue_position(l->job) >= -1); break;
-    case 5: REQUIRE(weir_job_n_output(l->job) >= 0); break;
-    default: read_some(c, l, 1 + below(c, 50), 0); break;
+    case 0:
+        weir_job_cancel(l->job);
+        break;
+    case 1:
+        release(c, l);
+        break;
+    case 2:
+        read_some(c, l, 5, 1);
+        break;
+    case 3:
+        read_some(c, l, 100000, 2);
+        break;
+    case 4:
+        REQUIRE(weir_job_queue_position(l->job) >= -1);
+        break;
+    case 5:
+        REQUIRE(weir_job_n_output(l->job) >= 0);
+        break;
+    default:
+        read_some(c, l, 1 + below(c, 50), 0);
+        break;
     }
     if (l->job && l->ended && below(c, 3)) release(c, l);
 }
@@ -159,13 +173,16 @@ static void drain(client *clients) {
             live *l = &clients[i / MAX_LIVE].jobs[i % MAX_LIVE];
             if (l->job == NULL) continue;
             read_some(&clients[i / MAX_LIVE], l, 1000000, 1);
-            if (l->ended) release(&clients[i / MAX_LIVE], l);
-            else some = true;
+            if (l->ended)
+                release(&clients[i / MAX_LIVE], l);
+            else
+                some = true;
         }
     }
 }
 
-static void run_round(uint64_t seed, int32_t n_parallel, int32_t n_batch, int32_t max_queue, int64_t kv_tokens, bool close_early) {
+static void run_round(uint64_t seed, int32_t n_parallel, int32_t n_batch, int32_t max_queue, int64_t kv_tokens,
+                      bool close_early) {
     fixture f;
     client *clients = calloc(N_THREADS, sizeof *clients);
     fixture_init(&f);
