@@ -52,7 +52,7 @@ typedef struct gguf_tensor {
     const quant_format *format;   /* never NULL: a type that the table lacks is refused by the parser */
     uint64_t n_values, n_bytes;
     uint64_t file_offset;      /* of the data in its file, for messages */
-    const unsigned char *data; /* inside the mapping; n_bytes are readable; NULL when parsed without data */
+    const unsigned char *data; /* inside the mapping; n_bytes are readable; aligned to 8 from the start of the file */
     uint16_t part;             /* which file of a split model */
 } gguf_tensor;
 
@@ -78,7 +78,8 @@ const gguf_key_value *gguf_find(const gguf *g, const char *key);      /* NULL if
 const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name); /* NULL if absent; binary search */
 
 /* Typed look-ups. 1 = found, *out set; 0 = absent, *out untouched; WEIR_E_FORMAT = present with a type that cannot be read as
- * asked (any integer type that holds the value is accepted for integers, floats and integers for floats, an array for none). */
+ * asked or that does not hold the value (any integer type will do for integers, floats and integers for floats; never an
+ * array). Floats may be NaN or infinite: callers check ranges. */
 int gguf_get_u32(const gguf *g, const char *key, uint32_t *out, weir_error *err);
 int gguf_get_f32(const gguf *g, const char *key, float *out, weir_error *err);
 int gguf_get_bool(const gguf *g, const char *key, bool *out, weir_error *err);

@@ -30,8 +30,8 @@ static int map_file(const char *path, void **mapping, size_t *n_bytes, weir_erro
     } else if (st.st_size > 0) {
         void *bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (bytes == MAP_FAILED) {
-            rc = error_set(err, WEIR_E_IO, place, "cannot map the file (%lld bytes): %s", (long long)st.st_size,
-                           strerror(errno));
+            rc = error_set(err, errno == ENOMEM ? WEIR_E_NOMEM : WEIR_E_IO, place, "cannot map the file (%lld bytes): %s",
+                           (long long)st.st_size, strerror(errno));
         } else {
             *mapping = bytes;
             *n_bytes = (size_t)st.st_size;

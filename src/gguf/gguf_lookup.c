@@ -1,4 +1,5 @@
 /* Finding keys and tensors, reading values, and making names printable. See gguf.h. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,6 +173,11 @@ int gguf_get_f32(const gguf *g, const char *key, float *out, weir_error *err) {
     double value;
     if (kv->type == GGUF_ARRAY || kv->type == GGUF_BOOL || gguf_item_f64(kv, 0, &value) != 1) {
         return fail_type(g, kv, "a number", err);
+    }
+    if (isfinite(value) && fabs(value) > FLT_MAX) {
+        char place[GGUF_PLACE_BYTES];
+        gguf_place(place, sizeof place, g->path, "key", kv->key, kv->data - g->bytes);
+        FAIL(err, WEIR_E_FORMAT, place, "%g is beyond the range of a float32", value);
     }
     *out = (float)value;
     return 1;

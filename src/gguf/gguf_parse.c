@@ -14,7 +14,8 @@ enum {
     DEFAULT_ALIGNMENT = 32,
     MIN_ALIGNMENT = 8,
     MAX_ALIGNMENT = 1 << 20,
-    MIN_STRING_BYTES = 8, /* its length */
+    MAX_ENTRIES = 1 << 20, /* keys, and tensors: a hundred times what the largest models have */
+    MIN_STRING_BYTES = 8,  /* its length */
     MIN_KEY_VALUE_BYTES = 8 + 1 + 4 + 1,
     MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8,
 };
@@ -159,6 +160,13 @@ static int check_count(const parser *p, size_t at, uint64_t count, size_t min_by
                    (unsigned long long)count, what, remaining(&p->in), min_bytes);
 }
 
+/* As check_count for keys and tensors, which have a limit too: a sparse file of terabytes must not buy a table as large. */
+static int check_entries(const parser *p, size_t at, uint64_t count, size_t min_bytes, const char *what) {
+    TRY(check_count(p, at, count, min_bytes, what));
+    if (count <= MAX_ENTRIES) return 0;
+    return fail_at(p, WEIR_E_FORMAT, at, "%llu %s; the limit is %d", (unsigned long long)count, what, MAX_ENTRIES);
+}
+
 /* ---- metadata --------------------------------------------------------------------------------------------------------- */
 
 static const struct {
@@ -256,7 +264,7 @@ static int index_names(parser *p, name_index *index, const void *first, size_t n
 
 static int parse_key_values(parser *p, uint64_t count, size_t count_at) {
     gguf *g = p->g;
-    TRY(check_count(p, count_at, count, MIN_KEY_VALUE_BYTES, "key-value pairs"));
+    TRY(check_entries(p, count_at, count, MIN_KEY_VALUE_BYTES, "key-value pairs"));
     g->key_values = arena_array(&g->memory, (size_t)count, sizeof *g->key_values);
     if (g->key_values == NULL) return fail_nomem(p, "the metadata");
     for (uint64_t i = 0; i < count; i++) {
@@ -394,7 +402,7 @@ static int check_overlap(parser *p) {
 
 static int parse_tensors(parser *p, uint64_t count, size_t count_at, size_t alignment) {
     gguf *g = p->g;
-    TRY(check_count(p, count_at, count, MIN_TENSOR_BYTES, "tensors"));
+    TRY(check_entries(p, count_at, count, MIN_TENSOR_BYTES, "tensors"));
     g->tensors = arena_array(&g->memory, (size_t)count, sizeof *g->tensors);
     if (g->tensors == NULL) return fail_nomem(p, "the tensors");
     for (uint64_t i = 0; i < count; i++) {

@@ -344,6 +344,22 @@ static void test_not_gguf(void **state) {
     }
 }
 
+/* Counts that the bytes left would allow, but no model has. */
+static void test_entry_limits(void **state) {
+    (void)state;
+    enum { N_BYTES = 24 + 25 * ((1 << 20) + 1) };
+    buf file = BUF_INIT;
+    assert_true(buf_reserve(&file, N_BYTES));
+    memset(file.data, 0, N_BYTES);
+    file.n_bytes = N_BYTES;
+    memcpy(file.data, "GGUF\3", 5);
+    assert_true(gguf_builder_patch(&file, 8, 8, (1 << 20) + 1));
+    expect_refusal("tensors", file.data, file.n_bytes, WEIR_E_FORMAT, "byte 8", "1048577 tensors; the limit is 1048576");
+    assert_true(gguf_builder_patch(&file, 16, 8, (1 << 20) + 1));
+    expect_refusal("keys", file.data, file.n_bytes, WEIR_E_FORMAT, "byte 16", "1048577 key-value pairs; the limit is");
+    buf_free(&file);
+}
+
 /* The sound file itself is read, so that the refusals above mean something. */
 static void test_sound(void **state) {
     (void)state;
@@ -524,6 +540,7 @@ int main(void) {
         cmocka_unit_test(test_cut),
         cmocka_unit_test(test_edited),
         cmocka_unit_test(test_not_gguf),
+        cmocka_unit_test(test_entry_limits),
         cmocka_unit_test(test_every_length),
         cmocka_unit_test(test_every_byte),
         cmocka_unit_test_setup_teardown(test_unreadable_files, make_folder, remove_folder),

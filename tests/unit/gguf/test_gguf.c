@@ -135,6 +135,7 @@ static void test_text_bools_and_arrays(void **state) {
     gguf_builder_strings(&f.b, "no words", NULL, 0);
     gguf_builder_array(&f.b, "shorts", GGUF_INT16, (int16_t[]){1, -300, 7}, 3, 2);
     gguf_builder_array(&f.b, "flags", GGUF_BOOL, "\1\0", 2, 1);
+    gguf_builder_raw(&f.b, "1e300", GGUF_FLOAT64, &(double){1e300}, 8);
     gguf_builder_array(&f.b, "one", GGUF_UINT32, (uint32_t[]){5}, 1, 4);
     const gguf *g = parse(&f);
     bool flag = false;
@@ -157,6 +158,8 @@ static void test_text_bools_and_arrays(void **state) {
     assert_int_equal(gguf_get_u32(g, "one", &small, &err), WEIR_E_FORMAT); /* an array of one is not a number */
     assert_non_null(strstr(err.place, "key 'one'"));
     assert_string_equal(err.message, "an array of uint32 where an integer is expected");
+    assert_int_equal(gguf_get_f32(g, "1e300", &(float){0}, &err), WEIR_E_FORMAT);
+    assert_string_equal(err.message, "1e+300 is beyond the range of a float32");
     assert_int_equal(gguf_get_f32(g, "text", &(float){0}, &err), WEIR_E_FORMAT);
     assert_string_equal(err.message, "a value of type string where a number is expected");
     const gguf_key_value *kv = gguf_find(g, "words");
