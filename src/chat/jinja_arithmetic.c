@@ -177,8 +177,8 @@ static int slice_index(render *r, const value *v, int64_t missing, int64_t *out)
     RAISE(r, "slice indices must be integers or None or have an __index__ method");
 }
 
-/* Python's slice.indices: the first index, the step and how many items of `n`. */
-static int slice_bounds(render *r, int64_t n, const value *start, const value *stop, const value *step, int64_t out[3]) {
+/* Python's slice.indices: the first index, the step, how many items of `n`, and the index to stop before. */
+static int slice_bounds(render *r, int64_t n, const value *start, const value *stop, const value *step, int64_t out[4]) {
     int64_t s, from, to;
     TRY(slice_index(r, step, 1, &s));
     if (s == 0) RAISE(r, "slice step cannot be zero");
@@ -195,6 +195,7 @@ static int slice_bounds(render *r, int64_t n, const value *start, const value *s
     if (to > high) to = high;
     out[0] = from;
     out[1] = s;
+    out[3] = to;
     out[2] = s > 0 ? (from < to ? (to - from - 1) / s + 1 : 0) : (to < from ? (from - to - 1) / -s + 1 : 0);
     return 0;
 }
@@ -230,7 +231,7 @@ static int slice_text(render *r, const value *v, const int64_t bounds[3], value 
 }
 
 int value_slice(render *r, const value *v, const value *start, const value *stop, const value *step, value *out) {
-    int64_t n, bounds[3] = {0, 1, 0};
+    int64_t n, bounds[4] = {0, 1, 0, 0};
     if (is_undefined(v)) return value_raise_undefined(r, v);
     if (v->type == V_DICT) RAISE(r, "unhashable type: 'slice'");
     if (!is_string(v) && v->type != V_LIST && v->type != V_TUPLE && v->type != V_RANGE && v->type != V_ITERATOR)
@@ -242,7 +243,7 @@ int value_slice(render *r, const value *v, const value *start, const value *stop
         value_range *g;
         ALLOC(r, g, 1);
         *g = (value_range){.start = v->range->start + bounds[0] * v->range->step, .step = v->range->step * bounds[1], .n = bounds[2]};
-        g->stop = g->start + g->n * g->step;
+        g->stop = v->range->start + bounds[3] * v->range->step;
         *out = (value){.type = V_RANGE, .range = g};
         return 0;
     }

@@ -57,7 +57,7 @@ typedef struct node_list {
     size_t n, capacity;
 } node_list;
 
-enum { NODE_SCOPED = 1, NODE_RECURSIVE = 2, NODE_USES_CALLER = 4, NODE_USES_KWARGS = 8, NODE_USES_VARARGS = 16 };
+enum { NODE_SCOPED = 1, NODE_RECURSIVE = 2, NODE_USES_CALLER = 4, NODE_USES_KWARGS = 8, NODE_USES_VARARGS = 16, NODE_REQUIRED = 32 };
 
 /* Which fields a kind uses:
  *   CONST constant · NAME atom · TUPLE/LIST/CONCAT list · DICT list (key, item, key, item, ...) · CONDITIONAL a if b else c

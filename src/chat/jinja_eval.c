@@ -181,7 +181,7 @@ static int eval_sign(render *r, const node *n, value *out) {
 /* ---- attributes and items ---- */
 
 static bool is_mutator(const value *object, const value *name) {
-    static const char *const list_mutators[] = {"clear", "pop", "reverse", "insert", "sort", "extend", "remove", NULL};
+    static const char *const list_mutators[] = {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove", NULL};
     static const char *const dict_mutators[] = {"clear", "pop", "popitem", "setdefault", "update", NULL};
     const char *const *names = object->type == V_LIST ? list_mutators : object->type == V_DICT ? dict_mutators : NULL;
     for (; names && *names; names++)
@@ -224,14 +224,14 @@ static int find_attribute(render *r, const value *object, const value *name, val
     default: break;
     }
     if (found) *out = *found;
+    if (out->type == V_BOOL && found == object) *out = value_int(object->boolean);
+    bool internal = name->n_bytes > 4 && memcmp(name->text, "__", 2) == 0 && memcmp(name->text + name->n_bytes - 2, "__", 2) == 0 &&
+                    (object->type != V_DICT || dict_find_text(object->dict, name->text, name->n_bytes) == NULL);
+    bool private = out->type != V_MISSING && name->n_bytes && name->text[0] == '_';
+    if (internal || private || is_mutator(object, name))
+        return value_undefined_hint(r, out, "access to attribute '%.*s' of '%s' object is unsafe.", (int)name->n_bytes, name->text,
+                                    value_type_name(object));
     if (out->type != V_MISSING) return 0;
-    if (name->n_bytes > 4 && memcmp(name->text, "__", 2) == 0 && memcmp(name->text + name->n_bytes - 2, "__", 2) == 0 &&
-        (object->type != V_DICT || dict_find_text(object->dict, name->text, name->n_bytes) == NULL))
-        return value_undefined_hint(r, out, "access to attribute '%.*s' of '%s' object is unsafe.", (int)name->n_bytes, name->text,
-                                    value_type_name(object));
-    if (is_mutator(object, name))
-        return value_undefined_hint(r, out, "access to attribute '%.*s' of '%s' object is unsafe.", (int)name->n_bytes, name->text,
-                                    value_type_name(object));
     const jinja_builtin *method = method_find(object, name->text, name->n_bytes);
     if (method == NULL) return 0;
     value_method *bound;
@@ -428,10 +428,27 @@ int value_call(render *r, const value *callee, const call_arguments *arguments, 
     }
 }
 
+/* Python's immutable sandbox refuses to change a list or dict. Published templates do it all the same, to collections that
+ * only this rendering sees, so a direct call is let through; the attribute stays undefined for everything else. */
+static int eval_callee(render *r, const node *n, value *out) {
+    value object;
+    if (n->kind != N_ATTRIBUTE) return eval(r, n, out);
+    TRY(eval(r, n->a, &object));
+    r->line = n->line;
+    TRY(value_get_attribute(r, &object, &n->atom->name, out));
+    const jinja_builtin *mutator = is_mutator(&object, &n->atom->name) ? mutator_find(&object, &n->atom->name) : NULL;
+    if (mutator == NULL) return 0;
+    value_method *bound;
+    ALLOC(r, bound, 1);
+    *bound = (value_method){object, mutator};
+    *out = (value){.type = V_METHOD, .method = bound};
+    return 0;
+}
+
 int eval_call(render *r, const node *n, const value *caller, value *out) {
     value callee;
     call_arguments arguments;
-    TRY(eval(r, n->a, &callee));
+    TRY(eval_callee(r, n->a, &callee));
     TRY(eval_arguments(r, n, caller, &arguments));
     r->line = n->line;
     return value_call(r, &callee, &arguments, out);

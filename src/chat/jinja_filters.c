@@ -199,6 +199,13 @@ static int wrap_line(text_sink *s, const value *line, int64_t width, bool cut, b
             if (hyphen) break;
         }
         int64_t n = (int64_t)utf8_count(line->text + from, at - from);
+        bool cuts = cut && n > width && !blank;
+        if (cuts && used > 0 && used < width) { /* the line's remaining room takes the word's beginning */
+            size_t part = text_offset(line->text + from, at - from, (size_t)(width - used));
+            from = end += part;
+            n -= width - used;
+            used = width;
+        }
         if (used + n > width && used > 0) { /* finish the line, without the blanks at its end */
             while (end > start && (line->text[end - 1] == ' ' || line->text[end - 1] == '\t')) end--;
             if (!first) sink_append(s, newline->text, newline->n_bytes);

@@ -205,6 +205,20 @@ static int percent_key(percent *c, const value **v) {
     return 0;
 }
 
+/* ascii(): what is not ASCII as an escape. */
+static int to_ascii(render *r, const value *v, value *out) {
+    text_sink s = SINK(r);
+    for (size_t i = 0; i < v->n_bytes;) {
+        uint32_t c;
+        i += utf8_decode(v->text + i, v->n_bytes - i, &c);
+        if (c < 0x80)
+            sink_putc(&s, (char)c);
+        else
+            sink_printf(&s, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
+    }
+    return sink_finish(&s, out);
+}
+
 static int put_conversion(text_sink *s, format_spec *f, const value *v) {
     render *r = s->r;
     value text;
@@ -214,6 +228,7 @@ static int put_conversion(text_sink *s, format_spec *f, const value *v) {
         text_sink plain = SINK(r);
         TRY(f->type == 's' ? value_print(&plain, v) : value_repr(&plain, v));
         TRY(sink_finish(&plain, &text));
+        if (f->type == 'a') TRY(to_ascii(r, &text, &text));
         f->zero = false;
         put_padded(s, f, "", text.text, f->precision >= 0 ? text_offset(text.text, text.n_bytes, (size_t)f->precision) : text.n_bytes, '>');
         return s->failed;
@@ -451,6 +466,7 @@ static int put_field(braces *b, text_sink *s, const char *p, const char *end, in
         text_sink text = SINK(b->r);
         TRY(conversion == 's' ? value_print(&text, &v) : value_repr(&text, &v));
         TRY(sink_finish(&text, &v));
+        if (conversion == 'a') TRY(to_ascii(b->r, &v, &v));
         p += 2;
         if (p < end && *p != ':') RAISE(b->r, "expected ':' after conversion specifier");
     }

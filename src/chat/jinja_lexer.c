@@ -153,10 +153,12 @@ static int lex_raw(lexer *x, size_t tag) {
         x->line_starting = x->s[x->at - 1] == '\n';
         return 0;
     }
+    if (from >= x->n) return 0; /* Jinja lets an unclosed tag pass when nothing at all follows it */
     return syntax_error(x->t, x->err, tag, "Missing end of raw directive");
 }
 
 static int lex_comment(lexer *x, size_t tag) {
+    if (x->at >= x->n) return 0;
     for (; x->at < x->n; x->at++) {
         size_t end = tag_end(x, x->at, "#}");
         if (end == 0) continue;
@@ -286,9 +288,13 @@ static bool unescape(const char *s, size_t n, size_t *at, char *out, size_t *n_o
         return true;
     }
     int width = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
-    if (width == 0) { /* unknown: the backslash stays */
+    if (width == 0) { /* unknown: the backslash stays, and keeps Python's own escape of what is not ASCII from being resolved */
         out[(*n_out)++] = '\\';
         --*at;
+        if ((unsigned char)c >= 0x80) {
+            *at += utf8_decode(s + *at, n - *at, &code);
+            *n_out += (size_t)sprintf(out + *n_out, code < 0x100 ? "x%02x" : code < 0x10000 ? "u%04x" : "U%08x", code);
+        }
         return c != 'N';
     }
     for (int i = 0; i < width; i++) {
@@ -309,7 +315,7 @@ static int lex_string(lexer *x) {
     const char *text = x->s + from;
     size_t n = end - from;
     if (memchr(text, '\\', n)) {
-        char *out = arena_alloc(&x->t->memory, n + 4);
+        char *out = arena_alloc(&x->t->memory, 3 * n + 16); /* an escaped code point can take 10 bytes for 4 */
         if (out == NULL) return no_memory(x);
         size_t n_out = 0;
         for (size_t i = 0; i < n;) {

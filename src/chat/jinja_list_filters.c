@@ -389,19 +389,23 @@ FILTER(filter_list) { UNUSED_ALL; return value_to_list(r, self, out); }
 
 FILTER(filter_batch) {
     UNUSED_ALL;
-    value items, batches, batch = {0};
+    value items, batches, batch;
     int64_t size;
     TRY(argument_int(r, &argv[0], "linecount", 0, &size));
     TRY(value_to_list(r, self, &items));
     TRY(list_new(r, V_LIST, 0, &batches));
+    TRY(list_new(r, V_LIST, 0, &batch));
     for (size_t i = 0; i < items.list->n; i++) {
-        if (batch.list == NULL || (int64_t)batch.list->n == size) {
-            TRY(list_new(r, V_LIST, 0, &batch));
+        if ((int64_t)batch.list->n == size) {
             TRY(list_push(r, batches.list, batch));
+            TRY(list_new(r, V_LIST, 0, &batch));
         }
         TRY(list_push(r, batch.list, items.list->items[i]));
     }
-    while (batch.list && argument_given(&argv[1]) && (int64_t)batch.list->n < size) TRY(list_push(r, batch.list, argv[1]));
+    if (batch.list->n) {
+        while (argument_given(&argv[1]) && (int64_t)batch.list->n < size) TRY(list_push(r, batch.list, argv[1]));
+        TRY(list_push(r, batches.list, batch));
+    }
     *out = list_as_iterator(batches, "generator object do_batch at 0x0");
     return 0;
 }

@@ -234,11 +234,8 @@ static int split_spaces(render *r, const value *self, int64_t limit, value_list 
             if (!text_is_space(c)) break;
         }
         if (at >= self->n_bytes) return 0;
-        size_t from = at, end;
-        if (limit >= 0 && (int64_t)l->n >= limit) { /* the rest, without trailing space */
-            text_strip(self, NULL, false, true, &n, &end);
-            return list_push(r, l, piece(self, from, end));
-        }
+        size_t from = at;
+        if (limit >= 0 && (int64_t)l->n >= limit) return list_push(r, l, piece(self, from, self->n_bytes)); /* the rest as it is */
         for (; at < self->n_bytes; at += n) {
             n = utf8_decode(self->text + at, self->n_bytes - at, &c);
             if (text_is_space(c)) break;
@@ -253,11 +250,7 @@ static int rsplit_spaces(render *r, const value *self, int64_t limit, value_list
         while (at > 0 && text_is_space(text_previous(self->text, at, &start))) at = start;
         if (at == 0) return 0;
         size_t end = at;
-        if (limit >= 0 && (int64_t)l->n >= limit) {
-            size_t from, ignored;
-            text_strip(self, NULL, true, false, &from, &ignored);
-            return list_push(r, l, piece(self, from, end));
-        }
+        if (limit >= 0 && (int64_t)l->n >= limit) return list_push(r, l, piece(self, 0, end));
         while (at > 0 && !text_is_space(text_previous(self->text, at, &start))) at = start;
         TRY(list_push(r, l, piece(self, at, end)));
     }
@@ -510,11 +503,74 @@ METHOD(seq_count) {
     return 0;
 }
 
-/* Python's immutable sandbox refuses this; published templates use it nevertheless, on lists of their own. */
+/* ---- methods that change their object: see eval_callee ---- */
+
 METHOD(list_append) {
     UNUSED_ALL;
     *out = value_none();
     return list_push(r, self->list, argv[0]);
+}
+
+METHOD(list_extend) {
+    value items;
+    UNUSED_ALL;
+    TRY(value_to_list(r, &argv[0], &items));
+    for (size_t i = 0; i < items.list->n; i++) TRY(list_push(r, self->list, items.list->items[i]));
+    *out = value_none();
+    return 0;
+}
+
+METHOD(list_insert) {
+    int64_t at, n = (int64_t)self->list->n;
+    UNUSED_ALL;
+    TRY(argument_int(r, &argv[0], "index", 0, &at));
+    at = at < 0 ? (at + n < 0 ? 0 : at + n) : at > n ? n : at;
+    TRY(list_push(r, self->list, argv[1]));
+    value *items = self->list->items;
+    memmove(items + at + 1, items + at, (size_t)(n - at) * sizeof *items);
+    items[at] = argv[1];
+    *out = value_none();
+    return render_charge(r, (size_t)(n - at) / 8);
+}
+
+METHOD(list_pop) {
+    int64_t at, n = (int64_t)self->list->n;
+    UNUSED_ALL;
+    TRY(argument_int(r, &argv[0], "index", -1, &at));
+    if (n == 0) RAISE(r, "pop from empty list");
+    if (at < 0) at += n;
+    if (at < 0 || at >= n) RAISE(r, "pop index out of range");
+    value *items = self->list->items;
+    *out = items[at];
+    memmove(items + at, items + at + 1, (size_t)(n - at - 1) * sizeof *items);
+    self->list->n--;
+    return render_charge(r, (size_t)(n - at) / 8);
+}
+
+METHOD(dict_pop) {
+    value *found;
+    UNUSED_ALL;
+    TRY(dict_find(r, self->dict, &argv[0], &found));
+    if (found == NULL && argv[1].type == V_MISSING) RAISE(r, "pop(): the dict has no such key");
+    *out = found ? *found : argv[1];
+    return found ? dict_remove(r, self->dict, &argv[0]) : 0;
+}
+
+METHOD(dict_setdefault) {
+    value *found, none = value_none();
+    UNUSED_ALL;
+    TRY(dict_find(r, self->dict, &argv[0], &found));
+    *out = found ? *found : argv[1].type == V_MISSING ? none : argv[1];
+    return found ? 0 : dict_set(r, self->dict, &argv[0], out);
+}
+
+METHOD(dict_update) {
+    value other;
+    (void)argv;
+    TRY(builtin_call(r, function_find("dict", 4), NULL, all, &other));
+    for (size_t i = 0; i < other.dict->n; i++) TRY(dict_set(r, self->dict, &other.dict->entries[i].key, &other.dict->entries[i].item));
+    *out = value_none();
+    return 0;
 }
 
 METHOD(seq_copy) {
@@ -630,7 +686,6 @@ static const jinja_builtin string_methods[] = {
 };
 static const jinja_builtin list_methods[] = {
     {"index", seq_index, "value start stop", 1}, {"count", seq_count, "value", 1}, {"copy", seq_copy, "", 0},
-    {"append", list_append, "object", 1},
 };
 static const jinja_builtin tuple_methods[] = {{"index", seq_index, "value start stop", 1}, {"count", seq_count, "value", 1}};
 static const jinja_builtin dict_methods[] = {
@@ -642,6 +697,14 @@ static const jinja_builtin float_methods[] = {{"is_integer", float_is_integer, "
 static const jinja_builtin loop_methods[] = {{"cycle", loop_cycle, "*", 0}, {"changed", loop_changed, "*", 0}};
 static const jinja_builtin cycler_methods[] = {{"next", cycler_next, "", 0}, {"reset", cycler_reset, "", 0}};
 
+static const jinja_builtin list_mutators[] = {
+    {"append", list_append, "object", 1}, {"extend", list_extend, "iterable", 1}, {"insert", list_insert, "index object", 2},
+    {"pop", list_pop, "index", 0},
+};
+static const jinja_builtin dict_mutators[] = {
+    {"pop", dict_pop, "key default", 1}, {"setdefault", dict_setdefault, "key default", 1}, {"update", dict_update, "*", 0},
+};
+
 #define TABLE(rows) {rows, sizeof(rows) / sizeof(rows)[0]}
 static const builtin_table methods[] = {
     [V_STRING] = TABLE(string_methods), [V_LIST] = TABLE(list_methods), [V_TUPLE] = TABLE(tuple_methods),
@@ -652,4 +715,9 @@ static const builtin_table methods[] = {
 
 const jinja_builtin *method_find(const value *object, const char *name, size_t n_bytes) {
     return n_bytes ? builtin_find(&methods[object->type], name, n_bytes) : NULL;
+}
+
+const jinja_builtin *mutator_find(const value *object, const value *name) {
+    static const builtin_table of_list = TABLE(list_mutators), of_dict = TABLE(dict_mutators);
+    return name->n_bytes ? builtin_find(object->type == V_LIST ? &of_list : &of_dict, name->text, name->n_bytes) : NULL;
 }

@@ -787,6 +787,8 @@ static int parse_macro(parser *p, const token *t, node **out) {
     TRY(parse_signature(p, *out));
     TRY(parse_function_body(p, *out, "endmacro"));
     for (size_t i = 0; i < (*out)->list.n; i++) {
+        if ((*out)->list.items[i]->atom == p->t->kwargs_atom) (*out)->flags &= (uint8_t)~NODE_USES_KWARGS;
+        if ((*out)->list.items[i]->atom == p->t->varargs_atom) (*out)->flags &= (uint8_t)~NODE_USES_VARARGS;
         bool has_default = i + (*out)->defaults.n >= (*out)->list.n;
         if ((*out)->list.items[i]->atom == p->t->caller_atom && ((*out)->flags & NODE_USES_CALLER) && !has_default)
             return syntax_error(p->t, p->err, t->offset, "When defining macros or call blocks the special \"caller\" argument "
@@ -835,6 +837,7 @@ static int parse_block(parser *p, const token *t, node **out) {
         if (n->kind != N_DATA || !text_is(n->constant.text, n->constant.n_bytes, CLASS_SPACE))
             SYNTAX(p, t, "Required blocks can only contain comments or whitespace");
     }
+    if (required) (*out)->flags |= NODE_REQUIRED;
     if (at(p, T_NAME) && current(p)->n_bytes == name->n_bytes && memcmp(current(p)->text, name->text, name->n_bytes) == 0) next(p);
     return 0;
 }
@@ -1008,8 +1011,8 @@ static int check(parser *p, const node *n, bool soft) {
                             (int)(n->constant.n_bytes < 80 ? n->constant.n_bytes : 80), n->constant.text);
     bool inner = soft || n->kind == N_IF || n->kind == N_CONDITIONAL;
     bool body = n->kind == N_IF; /* every other body is a scope of its own */
-    TRY(check(p, n->a, inner));
-    TRY(check(p, n->b, inner));
+    TRY(check(p, n->a, inner && n->kind != N_FILTER_BLOCK));
+    TRY(check(p, n->b, inner && n->kind != N_SET_BLOCK));
     TRY(check(p, n->c, inner));
     TRY(check_list(p, &n->list, inner));
     for (size_t i = 0; i < n->n_args; i++) TRY(check(p, n->args[i].item, inner));

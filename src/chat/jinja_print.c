@@ -16,7 +16,7 @@ void sink_double(text_sink *s, double d) {
         sink_puts(s, isnan(d) ? "nan" : d < 0 ? "-inf" : "inf");
         return;
     }
-    int precision = 14;
+    int precision = fabs(d) < 2.3e-308 ? 0 : 14; /* subnormal numbers have fewer digits */
     do snprintf(digits, sizeof digits, "%.*e", precision, d);
     while (precision++ < 16 && strtod(digits, NULL) != d);
     char *e = strchr(digits, 'e');

@@ -485,6 +485,7 @@ static int exec_call_block(render *r, const node *n) {
 /* ---- blocks and the rest ---- */
 
 static int exec_block(render *r, const node *n) {
+    if (n->flags & NODE_REQUIRED) RAISE(r, "Required block '%.*s' not found", (int)n->atom->name.n_bytes, n->atom->name.text);
     return exec_scoped(r, &n->body, n->flags & NODE_SCOPED ? r->scope : r->root);
 }
 

@@ -342,3 +342,16 @@ int dict_set(render *r, value_dict *d, const value *key, const value *item) {
     if (d->slots) slot_insert(d, (uint32_t)(d->n - 1));
     return 0;
 }
+
+int dict_remove(render *r, value_dict *d, const value *key) {
+    uint64_t hash;
+    dict_entry *e;
+    TRY(value_hash(r, key, &hash));
+    TRY(find_entry(r, d, key, hash, &e));
+    if (e == NULL) return 0;
+    memmove(e, e + 1, (size_t)(d->entries + d->n - e - 1) * sizeof *e);
+    d->n--;
+    if (d->slots) memset(d->slots, 0, d->n_slots * sizeof *d->slots);
+    for (size_t i = 0; d->slots && i < d->n; i++) slot_insert(d, (uint32_t)i);
+    return render_charge(r, d->n);
+}

@@ -263,6 +263,9 @@ const jinja_builtin *filter_find(const char *name, size_t n_bytes);
 const jinja_builtin *test_find(const char *name, size_t n_bytes);
 const jinja_builtin *function_find(const char *name, size_t n_bytes);
 const jinja_builtin *method_find(const value *object, const char *name, size_t n_bytes);
+/* A method that changes a list or dict, of those that templates use; NULL for the others. */
+const jinja_builtin *mutator_find(const value *object, const value *name);
+int dict_remove(render *r, value_dict *d, const value *key);
 /* Runs `value is test(arguments)`. */
 int test_call(render *r, const jinja_builtin *test, const value *v, const call_arguments *arguments, bool *out);
 
