@@ -183,7 +183,8 @@ static void on_connection_closed(struct evhttp_connection *connection, void *arg
     http_request *r = arg;
     evhttp_connection_set_closecb(connection, NULL, NULL);
     r->connection = NULL;
-    r->raw = NULL; /* evhttp frees it with the connection */
+    if (r->raw) evhttp_request_free(r->raw); /* ours since http_hold: evhttp only lets go of it */
+    r->raw = NULL;
     if (!r->finished) request_finish(r);
 }
 
@@ -193,6 +194,7 @@ void http_hold(http_request *r, const http_job_handler *handler, void *state) {
     if (r->connection == NULL || r->held) return;
     struct bufferevent *bev = evhttp_connection_get_bufferevent(r->connection);
     r->held = true;
+    evhttp_request_own(r->raw);
     bufferevent_getcb(bev, &r->saved_read, &r->saved_write, &r->saved_event, &r->saved_arg);
     bufferevent_setcb(bev, on_read_while_held, r->saved_write, r->saved_event, r->saved_arg);
     evhttp_connection_set_closecb(r->connection, on_connection_closed, r);
