@@ -9,7 +9,7 @@
 static const char *const end_names[] = {
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>",
     "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>",
-    "<|tool_response>", "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", "[e~[",
+    "<|tool_response>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[e~[",
 };
 
 /* Fill in the middle, in the order of tok_vocab.fim: where the file names none, the first of these that there is. */
@@ -17,12 +17,12 @@ static const struct {
     const char *names[9];
     bool ends; /* the token also ends a generation */
 } fim_kinds[TOK_N_FIM] = {
-    {{"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\xef\xbd\x9c" "fim\xe2\x96\x81" "begin\xef\xbd\x9c>", "<PRE>",
-      "\xe2\x96\x81<PRE>", "<|code_prefix|>", "<|prefix|>"}, false},
-    {{"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<\xef\xbd\x9c" "fim\xe2\x96\x81hole\xef\xbd\x9c>", "<SUF>",
-      "\xe2\x96\x81<SUF>", "<|code_suffix|>", "<|suffix|>"}, false},
-    {{"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<\xef\xbd\x9c" "fim\xe2\x96\x81" "end\xef\xbd\x9c>", "<MID>",
-      "\xe2\x96\x81<MID>", "<|code_middle|>", "<|middle|>"}, false},
+    {{"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\uff5cfim\u2581begin\uff5c>", "<PRE>",
+      "\u2581<PRE>", "<|code_prefix|>", "<|prefix|>"}, false},
+    {{"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<\uff5cfim\u2581hole\uff5c>", "<SUF>",
+      "\u2581<SUF>", "<|code_suffix|>", "<|suffix|>"}, false},
+    {{"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<\uff5cfim\u2581end\uff5c>", "<MID>",
+      "\u2581<MID>", "<|code_middle|>", "<|middle|>"}, false},
     {{"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"}, true},
     {{"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"}, true},
     {{"<|file_sep|>"}, true},
