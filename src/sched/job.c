@@ -16,23 +16,24 @@
 /* ---- states ----------------------------------------------------------------------------------------------------------- */
 
 #define TO(state) (1u << (state))
-static const struct {
-    const char *name;
-    unsigned next; /* states that may follow */
-} states[N_JOB_STATES] = {
-    [JOB_QUEUED] = {"queued", TO(JOB_PREFILL) | TO(JOB_ENDED)},
-    [JOB_PREFILL] = {"prefill", TO(JOB_DECODE) | TO(JOB_ENDED)},
-    [JOB_DECODE] = {"decode", TO(JOB_PARKED) | TO(JOB_ENDED)},
-    [JOB_PARKED] = {"parked", TO(JOB_DECODE) | TO(JOB_ENDED)},
-    [JOB_ENDED] = {"ended", 0},
+static const unsigned next_states[N_JOB_STATES] = {
+    [JOB_QUEUED] = TO(JOB_PREFILL) | TO(JOB_ENDED),
+    [JOB_PREFILL] = TO(JOB_DECODE) | TO(JOB_ENDED),
+    [JOB_DECODE] = TO(JOB_PARKED) | TO(JOB_ENDED),
+    [JOB_PARKED] = TO(JOB_DECODE) | TO(JOB_ENDED),
+    [JOB_ENDED] = 0,
 };
+
+bool job_may_move(job_state from, job_state to) {
+    return next_states[from] & TO(to);
+}
 
 job_state job_get_state(const weir_job *job) {
     return (job_state)atomic_load(&job->state);
 }
 
 void job_set_state(weir_job *job, job_state to) {
-    assert(states[job_get_state(job)].next & TO(to));
+    assert(job_may_move(job_get_state(job), to));
     atomic_store(&job->state, (int)to);
 }
 

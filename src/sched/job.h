@@ -96,7 +96,9 @@ struct weir_engine {
 /* ---- job.c ---- */
 /* Drops one of the two references. */
 void job_unref(weir_job *job);
-/* Moves the job to `to`; asserts that the table of legal transitions has it. Producer. */
+/* Whether a job in `from` may move to `to`. Any thread. */
+bool job_may_move(job_state from, job_state to);
+/* Moves the job to `to`; asserts that it may. Producer. */
 void job_set_state(weir_job *job, job_state to);
 job_state job_get_state(const weir_job *job);
 /* Sends the record of `text` that can leave (all of it if `all`). WEIR_E_NOMEM. Producer. */

@@ -18,6 +18,20 @@ static void assert_failed(reply *r, int code) {
     assert_true(r->message[0] != '\0');
 }
 
+/* ---- states ---- */
+
+static void only_these_moves_are_legal(void **state) {
+    (void)state;
+    static const bool legal[N_JOB_STATES][N_JOB_STATES] = {
+        /*               queued prefill decode parked ended */
+        [JOB_QUEUED] = {false, true, false, false, true},  [JOB_PREFILL] = {false, false, true, false, true},
+        [JOB_DECODE] = {false, false, false, true, true},  [JOB_PARKED] = {false, false, true, false, true},
+        [JOB_ENDED] = {false, false, false, false, false},
+    };
+    for (job_state from = JOB_QUEUED; from < N_JOB_STATES; from++)
+        for (job_state to = JOB_QUEUED; to < N_JOB_STATES; to++) assert_int_equal(job_may_move(from, to), legal[from][to]);
+}
+
 /* ---- how answers end ---- */
 
 static void ends_at_max_tokens(void **state) {
@@ -790,6 +804,7 @@ static void an_idle_engine_sleeps(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(only_these_moves_are_legal),
         cmocka_unit_test(ends_at_max_tokens),
         cmocka_unit_test(ends_at_the_end_of_generation),
         cmocka_unit_test(ends_at_the_end_of_the_context),

@@ -2,9 +2,11 @@
  * runs out of time now and then. Checked throughout: every accepted request gets exactly one terminal event and the answer that
  * its own prompt asks for (never another's), no sequence is left open, the counters add up. */
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "support.h"
 
@@ -241,7 +243,74 @@ static void random_interleavings(void **state) {
                           shapes[i].max_queue, shapes[i].kv_tokens, close_early);
 }
 
+/* ---- a reader that sleeps until it is notified, as an event loop does ---- */
+
+enum { N_NOTIFIED = 24, N_GENERATIONS = 60 };
+
+typedef struct mailbox {
+    sem_t wake;
+    atomic_bool flagged[N_NOTIFIED];
+} mailbox;
+
+typedef struct address {
+    mailbox *box;
+    int index;
+} address;
+
+static void post(void *user, weir_job *job) {
+    const address *a = user;
+    (void)job;
+    atomic_store(&a->box->flagged[a->index], true);
+    sem_post(&a->box->wake);
+}
+
+static weir_job *submit_notified(fixture *f, address *a, int generation) {
+    int32_t token = 'a' + (a->index + generation) % 26;
+    weir_request q = plain_request(&token, 1);
+    q.max_tokens = 1 + (a->index * 7 + generation) % 50;
+    q.notify = post;
+    q.notify_user = a;
+    return submit(f, &q);
+}
+
+static void nothing_is_missed_by_a_reader_that_is_notified(void **state) {
+    (void)state;
+    fixture f;
+    mailbox box = {0};
+    address addresses[N_NOTIFIED];
+    weir_job *jobs[N_NOTIFIED];
+    int generations[N_NOTIFIED] = {0}, n_ended = 0;
+    assert_int_equal(sem_init(&box.wake, 0, 0), 0);
+    fixture_init(&f);
+    fixture_open(&f, 8, 64, 0);
+    for (int i = 0; i < N_NOTIFIED; i++) {
+        addresses[i] = (address){&box, i};
+        jobs[i] = submit_notified(&f, &addresses[i], 0);
+    }
+    while (n_ended < N_NOTIFIED * N_GENERATIONS) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 10;
+        assert_int_equal(sem_timedwait(&box.wake, &until), 0);
+        for (int i = 0; i < N_NOTIFIED; i++) {
+            weir_event ev = {0};
+            if (!atomic_exchange(&box.flagged[i], false) || jobs[i] == NULL) continue;
+            while (weir_job_poll(jobs[i], &ev) && ev.type == WEIR_EVENT_TOKEN) {
+            }
+            if (ev.type != WEIR_EVENT_END) continue;
+            n_ended++;
+            weir_job_release(&jobs[i]);
+            if (++generations[i] < N_GENERATIONS) jobs[i] = submit_notified(&f, &addresses[i], generations[i]);
+        }
+    }
+    fixture_close(&f);
+    sem_destroy(&box.wake);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_interleavings)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_is_missed_by_a_reader_that_is_notified),
+        cmocka_unit_test(random_interleavings),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
