@@ -1,5 +1,5 @@
 /* Block formats of GGUF tensors: one table row each, in plain C. This is the specification of each format; fast kernels are
- * proven against it. Owns: layouts, dequantisation, quantisation. Knows nothing of files, models or instruction sets.
+ * proven against it. Owns: layouts, dequantisation, 16-bit floats. Knows nothing of files, models or instruction sets.
  * Format definitions: ggml's documentation of its block types (ggml-common.h). Pure functions; any thread. */
 #ifndef WEIR_QUANT_H
 #define WEIR_QUANT_H
