@@ -647,6 +647,24 @@ void http_stop(http_server *s) {
     wake(s);
 }
 
+void http_cancel_jobs(http_server *s) {
+    for (http_request *r = s->requests; r; r = r->next)
+        for (ticket *t = r->tickets; t; t = t->next_of_request)
+            if (t->job && !t->ended) weir_job_cancel(t->job);
+}
+
+void http_drain(http_server *s, int64_t limit_ms) {
+    const int64_t end_us = clock_now_us() + limit_ms * 1000;
+    int64_t leave_us = INT64_MAX; /* 50 ms after the last request */
+    while (clock_now_us() < end_us && clock_now_us() < leave_us) {
+        const struct timeval tick = {.tv_usec = 5000};
+        event_base_loopexit(s->base, &tick);
+        event_base_loop(s->base, EVLOOP_NO_EXIT_ON_EMPTY);
+        if (s->n_requests > 0) leave_us = INT64_MAX;
+        else if (leave_us == INT64_MAX) leave_us = clock_now_us() + 50 * 1000;
+    }
+}
+
 void http_stop_accepting(http_server *s) {
     if (s->bound) evhttp_del_accept_socket(s->http, s->bound);
     s->bound = NULL;

@@ -58,6 +58,10 @@ void http_stop(http_server *s);
 /* Closes the listening socket; what is under way goes on. */
 void http_stop_accepting(http_server *s);
 size_t http_n_requests(const http_server *s); /* held or streaming */
+/* Asks every job of every request to stop: each answer then ends with its terminal event. Loop thread. */
+void http_cancel_jobs(http_server *s);
+/* After http_run has returned: goes on serving until no request is under way and answers have had 50 ms to leave, limit_ms at most. */
+void http_drain(http_server *s, int64_t limit_ms);
 
 /* Runs fn(arg) on the loop thread soon. Any thread. False when out of memory. */
 bool http_post(http_server *s, void (*fn)(void *arg), void *arg);
