@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/log.h"
 #include "cli/commands.h"
 #include "cli/tables.h"
 
@@ -57,6 +59,7 @@ static int show_commands(void) {
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
+    log_setup(STDERR_FILENO, false, LOG_WARN); /* the servers set it up anew */
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
     const char *name = slash ? slash + 1 : argc > 0 ? argv[0] : "weir";
     if (strncmp(name, "llm-worker-rbee", strlen("llm-worker-rbee")) == 0) return run_worker(name, argc, argv);
