@@ -94,7 +94,8 @@ static void add_chat_logprobs(buf *out, const openai_reply *reply, const weir_ev
 static void write_legacy_token(buf *out, const openai_reply *reply, int32_t token) {
     size_t n_bytes = 0;
     const char *bytes = token_bytes(reply, token, &n_bytes);
-    if (utf8_valid(bytes, n_bytes)) {
+    /* Not every JSON reader takes U+0000 in a member's name. */
+    if (utf8_valid(bytes, n_bytes) && !memchr(bytes, 0, n_bytes)) {
         openai_write_string(out, bytes, n_bytes);
         return;
     }
