@@ -18,8 +18,7 @@ static const double inter_token_bounds[] = {.001, .0025, .005, .01, .025, .05, .
                                             .4,   .5,    .75,  1,   2.5,  5,   7.5,  10, 20,  40, 80};
 static const double request_bounds[] = {.01, .05, .1, .3, .5, .8, 1,  1.5, 2,   2.5, 5,
                                         10,  15,  20, 30, 40, 50, 60, 120, 240, 480, 960};
-static const double token_bounds[] = {1,   2,    5,    10,   20,    50,    100,   200,
-                                      500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+static const double token_bounds[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
 
 static const struct {
     const char *name, *help;
@@ -38,7 +37,8 @@ static const struct {
                          COUNT(request_bounds)},
     [METRICS_DECODE] = {"vllm:request_decode_time_seconds", "Time from the first token to the last.", request_bounds,
                         COUNT(request_bounds)},
-    [METRICS_PROMPT_TOKENS] = {"vllm:request_prompt_tokens", "Tokens in a request's prompt.", token_bounds, COUNT(token_bounds)},
+    [METRICS_PROMPT_TOKENS] = {"vllm:request_prompt_tokens", "Tokens in a request's prompt.", token_bounds,
+                               COUNT(token_bounds)},
     [METRICS_OUTPUT_TOKENS] = {"vllm:request_generation_tokens", "Tokens generated for a request.", token_bounds,
                                COUNT(token_bounds)},
 };
@@ -63,7 +63,9 @@ void metrics_observe(metrics *m, metrics_series series, double value) {
 enum { FINISHED_STOP, FINISHED_LENGTH, FINISHED_ABORT };
 static const char *const finished_names[] = {"stop", "length", "abort"};
 
-static double seconds(int64_t us) { return us > 0 ? (double)us / 1e6 : 0.0; }
+static double seconds(int64_t us) {
+    return us > 0 ? (double)us / 1e6 : 0.0;
+}
 
 void metrics_event(metrics *m, metrics_job *job, const weir_event *event, int64_t now_us) {
     if (!m) return;
@@ -121,7 +123,9 @@ static void write_label_value(buf *out, const char *text) {
     }
 }
 
-static double ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
+static double ratio(double part, double whole) {
+    return whole > 0 ? part / whole : 0.0;
+}
 
 /* Resident memory in bytes; 0 where /proc is not there. */
 static double resident_bytes(void) {
@@ -134,43 +138,44 @@ static double resident_bytes(void) {
 }
 
 /* X(name, type, help, labels, value); `s` is the engine's weir_stats. */
-#define METRICS_TABLE(X)                                                                                                         \
-    X("llamacpp:prompt_tokens_total", "counter", "Prompt tokens processed.", "", s->prompt_tokens)                               \
-    X("llamacpp:prompt_tokens_cached_total", "counter", "Prompt tokens taken from the cache.", "", s->cached_tokens)             \
-    X("llamacpp:prompt_seconds_total", "counter", "Engine time spent on prompts.", "", (double)s->prompt_us / 1e6)               \
-    X("llamacpp:tokens_predicted_total", "counter", "Tokens generated.", "", s->output_tokens)                                   \
-    X("llamacpp:tokens_predicted_seconds_total", "counter", "Engine time spent on generating.", "", (double)s->output_us / 1e6)  \
-    X("llamacpp:n_decode_total", "counter", "Steps of the engine.", "", s->n_steps)                                              \
-    X("llamacpp:prompt_tokens_seconds", "gauge", "Average prompt tokens per second.", "",                                        \
-      ratio(1e6 * (double)s->prompt_tokens, (double)s->prompt_us))                                                               \
-    X("llamacpp:predicted_tokens_seconds", "gauge", "Average generated tokens per second.", "",                                  \
-      ratio(1e6 * (double)s->output_tokens, (double)s->output_us))                                                               \
-    X("llamacpp:requests_processing", "gauge", "Requests that run.", "", s->n_running)                                           \
-    X("llamacpp:requests_deferred", "gauge", "Requests that wait.", "", s->n_waiting)                                            \
-    X("llamacpp:kv_cache_usage_ratio", "gauge", "Part of the KV cache in use, 0 to 1.", "",                                      \
-      ratio((double)s->kv_tokens_used, (double)s->kv_tokens_total))                                                              \
-    X("llamacpp:kv_cache_tokens", "gauge", "Tokens in the KV cache.", "", s->kv_tokens_used)                                     \
-    X("vllm:num_requests_running", "gauge", "Requests that run.", model_label, s->n_running)                                     \
-    X("vllm:num_requests_waiting", "gauge", "Requests that wait.", model_label, s->n_waiting)                                    \
-    X("vllm:kv_cache_usage_perc", "gauge", "Part of the KV cache in use, 0 to 1.", model_label,                                  \
-      ratio((double)s->kv_tokens_used, (double)s->kv_tokens_total))                                                              \
-    X("vllm:prompt_tokens_total", "counter", "Prompt tokens processed.", model_label, s->prompt_tokens)                          \
-    X("vllm:generation_tokens_total", "counter", "Tokens generated.", model_label, s->output_tokens)                             \
-    X("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the cache.", model_label,                        \
-      s->prompt_tokens + s->cached_tokens)                                                                                       \
-    X("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the cache.", model_label, s->cached_tokens)             \
-    X("weir:requests_submitted_total", "counter", "Requests accepted into the queue.", "", s->n_submitted)                       \
-    X("weir:requests_finished_total", "counter", "Requests that ended well.", "", s->n_finished)                                 \
-    X("weir:requests_cancelled_total", "counter", "Requests cancelled, for example by a disconnect.", "", s->n_cancelled)        \
-    X("weir:requests_failed_total", "counter", "Requests that ended with an error.", "", s->n_failed)                            \
-    X("weir:requests_refused_total", "counter", "Requests refused at submission.", "", s->n_refused)                             \
-    X("weir:kv_cache_capacity_tokens", "gauge", "Tokens that the KV cache can hold.", "", s->kv_tokens_total)                    \
-    X("weir:log_lines_dropped_total", "counter", "Log lines that the log's reader did not take.", "", log_dropped())             \
+#define METRICS_TABLE(X)                                                                                                       \
+    X("llamacpp:prompt_tokens_total", "counter", "Prompt tokens processed.", "", s->prompt_tokens)                             \
+    X("llamacpp:prompt_tokens_cached_total", "counter", "Prompt tokens taken from the cache.", "", s->cached_tokens)           \
+    X("llamacpp:prompt_seconds_total", "counter", "Engine time spent on prompts.", "", (double)s->prompt_us / 1e6)             \
+    X("llamacpp:tokens_predicted_total", "counter", "Tokens generated.", "", s->output_tokens)                                 \
+    X("llamacpp:tokens_predicted_seconds_total", "counter", "Engine time spent on generating.", "",                            \
+      (double)s->output_us / 1e6)                                                                                              \
+    X("llamacpp:n_decode_total", "counter", "Steps of the engine.", "", s->n_steps)                                            \
+    X("llamacpp:prompt_tokens_seconds", "gauge", "Average prompt tokens per second.", "",                                      \
+      ratio(1e6 * (double)s->prompt_tokens, (double)s->prompt_us))                                                             \
+    X("llamacpp:predicted_tokens_seconds", "gauge", "Average generated tokens per second.", "",                                \
+      ratio(1e6 * (double)s->output_tokens, (double)s->output_us))                                                             \
+    X("llamacpp:requests_processing", "gauge", "Requests that run.", "", s->n_running)                                         \
+    X("llamacpp:requests_deferred", "gauge", "Requests that wait.", "", s->n_waiting)                                          \
+    X("llamacpp:kv_cache_usage_ratio", "gauge", "Part of the KV cache in use, 0 to 1.", "",                                    \
+      ratio((double)s->kv_tokens_used, (double)s->kv_tokens_total))                                                            \
+    X("llamacpp:kv_cache_tokens", "gauge", "Tokens in the KV cache.", "", s->kv_tokens_used)                                   \
+    X("vllm:num_requests_running", "gauge", "Requests that run.", model_label, s->n_running)                                   \
+    X("vllm:num_requests_waiting", "gauge", "Requests that wait.", model_label, s->n_waiting)                                  \
+    X("vllm:kv_cache_usage_perc", "gauge", "Part of the KV cache in use, 0 to 1.", model_label,                                \
+      ratio((double)s->kv_tokens_used, (double)s->kv_tokens_total))                                                            \
+    X("vllm:prompt_tokens_total", "counter", "Prompt tokens processed.", model_label, s->prompt_tokens)                        \
+    X("vllm:generation_tokens_total", "counter", "Tokens generated.", model_label, s->output_tokens)                           \
+    X("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the cache.", model_label,                      \
+      s->prompt_tokens + s->cached_tokens)                                                                                     \
+    X("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the cache.", model_label, s->cached_tokens)           \
+    X("weir:requests_submitted_total", "counter", "Requests accepted into the queue.", "", s->n_submitted)                     \
+    X("weir:requests_finished_total", "counter", "Requests that ended well.", "", s->n_finished)                               \
+    X("weir:requests_cancelled_total", "counter", "Requests cancelled, for example by a disconnect.", "", s->n_cancelled)      \
+    X("weir:requests_failed_total", "counter", "Requests that ended with an error.", "", s->n_failed)                          \
+    X("weir:requests_refused_total", "counter", "Requests refused at submission.", "", s->n_refused)                           \
+    X("weir:kv_cache_capacity_tokens", "gauge", "Tokens that the KV cache can hold.", "", s->kv_tokens_total)                  \
+    X("weir:log_lines_dropped_total", "counter", "Log lines that the log's reader did not take.", "", log_dropped())           \
     X("process_resident_memory_bytes", "gauge", "Resident memory.", "", resident_bytes())
 
 static void write_scalars(buf *out, const weir_stats *s, const char *model_label) {
-#define METRICS_WRITE(name, type, help, labels, value)                                                                           \
-    write_header(out, name, type, help);                                                                                         \
+#define METRICS_WRITE(name, type, help, labels, value)                                                                         \
+    write_header(out, name, type, help);                                                                                       \
     write_sample(out, name, labels, (double)(value));
     METRICS_TABLE(METRICS_WRITE)
 #undef METRICS_WRITE
@@ -186,7 +191,8 @@ static void write_histogram(buf *out, const metrics *m, metrics_series series, c
     for (size_t i = 0; i <= n; i++) {
         below += histogram->counts[i];
         if (i < n)
-            buf_printf(out, "%s_bucket{%s,le=\"%g\"} %llu\n", name, label, series_table[series].bounds[i], (unsigned long long)below);
+            buf_printf(out, "%s_bucket{%s,le=\"%g\"} %llu\n", name, label, series_table[series].bounds[i],
+                       (unsigned long long)below);
         else
             buf_printf(out, "%s_bucket{%s,le=\"+Inf\"} %llu\n", name, label, (unsigned long long)below);
     }

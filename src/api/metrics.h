@@ -1,6 +1,6 @@
 /* What is measured of requests, and its Prometheus text (exposition format 0.0.4).
- * Counters of the engine come from weir_engine_get_stats; latencies are measured here, where clients feel them. Names are those of
- * llama-server (llamacpp:*) and vLLM (vllm:*) where they mean the same, so that dashboards and routers work as they are.
+ * Counters of the engine come from weir_engine_get_stats; latencies are measured here, where clients feel them. Names are those
+ * of llama-server (llamacpp:*) and vLLM (vllm:*) where they mean the same, so that dashboards and routers work as they are.
  * Knows nothing of routes. Owned by the event loop thread; nothing is locked. */
 #ifndef WEIR_API_METRICS_H
 #define WEIR_API_METRICS_H
@@ -30,7 +30,7 @@ typedef enum metrics_series {
 typedef struct metrics {
     metrics_histogram series[METRICS_N_SERIES];
     uint64_t finished[3]; /* by reason: stop, length, abort */
-} metrics; /* zero-initialised = nothing measured */
+} metrics;                /* zero-initialised = nothing measured */
 
 /* One job's times as seen by the loop; zero-initialise, then set arrived_us. */
 typedef struct metrics_job {

@@ -8,9 +8,9 @@
 /* What the information endpoints tell of the server; constant while it runs. */
 typedef struct native_info {
     const openai_context *context;
-    const char *alias;   /* the model's name for clients */
-    int64_t started;     /* Unix seconds */
-    int32_t n_slots;     /* requests that run at once */
+    const char *alias; /* the model's name for clients */
+    int64_t started;   /* Unix seconds */
+    int32_t n_slots;   /* requests that run at once */
 } native_info;
 
 /* Each appends one JSON object to `out` and returns 0; or a negative code with *error filled and `out` untouched. */

@@ -20,9 +20,15 @@ static void answer(http_request *r, openai_api *api, body_fn call) {
     buf_free(&out);
 }
 
-static void handle_tokenize(http_request *r, void *context) { answer(r, context, native_tokenize); }
-static void handle_detokenize(http_request *r, void *context) { answer(r, context, native_detokenize); }
-static void handle_apply_template(http_request *r, void *context) { answer(r, context, native_apply_template); }
+static void handle_tokenize(http_request *r, void *context) {
+    answer(r, context, native_tokenize);
+}
+static void handle_detokenize(http_request *r, void *context) {
+    answer(r, context, native_detokenize);
+}
+static void handle_apply_template(http_request *r, void *context) {
+    answer(r, context, native_apply_template);
+}
 
 static void handle_props(http_request *r, void *context) {
     openai_api *api = context;

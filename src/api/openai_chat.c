@@ -292,7 +292,8 @@ static json_t *template_variables(const openai_request *request) {
     good = good && json_object_set(variables, "messages", request->messages) == 0;
     if (json_array_size(tools) && !(choice && strcmp(choice, "none") == 0))
         good = good && json_object_set(variables, "tools", (json_t *)tools) == 0;
-    good = good && json_object_set_new(variables, "add_generation_prompt", json_boolean(!add || json_is_true(add) || request->prefill)) == 0;
+    good = good && json_object_set_new(variables, "add_generation_prompt",
+                                       json_boolean(!add || json_is_true(add) || request->prefill)) == 0;
     if (good) return variables;
     json_decref(variables);
     return NULL;

@@ -24,15 +24,32 @@ void openai_write_string(buf *out, const char *text, size_t n_bytes) {
         }
         buf_append(out, text + plain, i - plain);
         switch (ill_formed ? 0x100 : c) {
-        case 0x100: buf_puts(out, replacement); break;
-        case '"': buf_puts(out, "\\\""); break;
-        case '\\': buf_puts(out, "\\\\"); break;
-        case '\n': buf_puts(out, "\\n"); break;
-        case '\r': buf_puts(out, "\\r"); break;
-        case '\t': buf_puts(out, "\\t"); break;
-        case '\b': buf_puts(out, "\\b"); break;
-        case '\f': buf_puts(out, "\\f"); break;
-        default: buf_printf(out, "\\u%04x", c);
+        case 0x100:
+            buf_puts(out, replacement);
+            break;
+        case '"':
+            buf_puts(out, "\\\"");
+            break;
+        case '\\':
+            buf_puts(out, "\\\\");
+            break;
+        case '\n':
+            buf_puts(out, "\\n");
+            break;
+        case '\r':
+            buf_puts(out, "\\r");
+            break;
+        case '\t':
+            buf_puts(out, "\\t");
+            break;
+        case '\b':
+            buf_puts(out, "\\b");
+            break;
+        case '\f':
+            buf_puts(out, "\\f");
+            break;
+        default:
+            buf_printf(out, "\\u%04x", c);
         }
         i += length;
         plain = i;
@@ -48,7 +65,9 @@ void openai_write_text(buf *out, const char *text) {
         buf_puts(out, "null");
 }
 
-void openai_write_number(buf *out, double value, int digits) { buf_printf(out, "%.*f", digits, isfinite(value) ? value : 0.0); }
+void openai_write_number(buf *out, double value, int digits) {
+    buf_printf(out, "%.*f", digits, isfinite(value) ? value : 0.0);
+}
 
 void openai_write_logprob(buf *out, float logprob) {
     if (!(logprob > -9999.0f)) logprob = -9999.0f;
@@ -74,9 +93,11 @@ static const struct {
     int weir_code;
     const char *code;
 } error_codes[] = {
-    {WEIR_E_NOMEM, "out_of_memory"},     {WEIR_E_UNSUPPORTED, "not_supported"}, {WEIR_E_INVALID, "invalid_value"},
-    {WEIR_E_CONTEXT, "context_length_exceeded"}, {WEIR_E_QUEUE_FULL, "queue_full"}, {WEIR_E_CANCELLED, "cancelled"},
-    {WEIR_E_TIMEOUT, "timeout"},         {WEIR_E_CLOSED, "shutting_down"},      {WEIR_E_LIMIT, "limit_exceeded"},
+    {WEIR_E_NOMEM, "out_of_memory"},   {WEIR_E_UNSUPPORTED, "not_supported"},
+    {WEIR_E_INVALID, "invalid_value"}, {WEIR_E_CONTEXT, "context_length_exceeded"},
+    {WEIR_E_QUEUE_FULL, "queue_full"}, {WEIR_E_CANCELLED, "cancelled"},
+    {WEIR_E_TIMEOUT, "timeout"},       {WEIR_E_CLOSED, "shutting_down"},
+    {WEIR_E_LIMIT, "limit_exceeded"},
 };
 
 const char *openai_error_code(int code) {
@@ -111,7 +132,9 @@ static void write_member(buf *out, const char *name, const char *text) {
     openai_write_text(out, text);
 }
 
-static const char *or_null(const char *text) { return text[0] ? text : NULL; }
+static const char *or_null(const char *text) {
+    return text[0] ? text : NULL;
+}
 
 void openai_error_write(buf *out, const openai_error *error) {
     static const openai_problem unknown = {.code = "internal_error", .message = "internal error"};
@@ -119,7 +142,8 @@ void openai_error_write(buf *out, const openai_error *error) {
     char message[sizeof first->message * OPENAI_MAX_PROBLEMS + 2 * OPENAI_MAX_PROBLEMS];
     size_t length = 0;
     for (size_t i = 0; i < error->n_problems; i++)
-        length += (size_t)snprintf(message + length, sizeof message - length, "%s%s", i ? "; " : "", error->problems[i].message);
+        length +=
+            (size_t)snprintf(message + length, sizeof message - length, "%s%s", i ? "; " : "", error->problems[i].message);
     buf_puts(out, "{\"error\":{");
     write_member(out, "message", error->n_problems ? message : unknown.message);
     buf_putc(out, ',');

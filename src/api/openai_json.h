@@ -9,8 +9,8 @@
 #include "base/buf.h"
 #include "weir/weir_error.h"
 
-/* A JSON string, quotes included. Ill-formed UTF-8 becomes U+FFFD, one for each maximal subpart; `"`, `\`, C0 controls and DEL are
- * escaped, everything else is raw UTF-8. */
+/* A JSON string, quotes included. Ill-formed UTF-8 becomes U+FFFD, one for each maximal subpart; `"`, `\`, C0 controls and DEL
+ * are escaped, everything else is raw UTF-8. */
 void openai_write_string(buf *out, const char *text, size_t n_bytes);
 /* As openai_write_string for NUL-terminated text; NULL gives null. */
 void openai_write_text(buf *out, const char *text);
@@ -45,8 +45,8 @@ void openai_error_add_weir(openai_error *error, const weir_error *cause);
 const char *openai_error_type(int status);
 /* The code that belongs to a weir_code, for example "context_length_exceeded". Static storage. */
 const char *openai_error_code(int code);
-/* {"error":{"message","type","param","code"}}: message, param and code are the first problem's; when there are more, the message
- * holds all of them and a further member "errors" lists each. */
+/* {"error":{"message","type","param","code"}}: message, param and code are the first problem's; when there are more, the
+ * message holds all of them and a further member "errors" lists each. */
 void openai_error_write(buf *out, const openai_error *error);
 /* The same object for a failure that is not about the request. */
 void openai_error_write_weir(buf *out, int code, const char *message);

@@ -38,7 +38,8 @@ int openai_reply_init(openai_reply *reply, const openai_request *request, const 
                             .include_usage = request->stream && request->include_usage};
     if (got != sizeof random) return WEIR_E_INTERNAL;
     int length = snprintf(reply->id, sizeof reply->id, "%s", shapes[reply->endpoint].id_prefix);
-    for (size_t i = 0; i < sizeof random; i++) length += snprintf(reply->id + length, sizeof reply->id - (size_t)length, "%02x", random[i]);
+    for (size_t i = 0; i < sizeof random; i++)
+        length += snprintf(reply->id + length, sizeof reply->id - (size_t)length, "%02x", random[i]);
     return 0;
 }
 
@@ -90,7 +91,8 @@ static void add_chat_logprobs(buf *out, const openai_reply *reply, const weir_ev
     }
 }
 
-/* A token's text; as in OpenAI's API one that is not whole code points is written out as bytes:\xe2\x80, so that names differ. */
+/* A token's text; as in OpenAI's API one that is not whole code points is written out as bytes:\xe2\x80, so that names differ.
+ */
 static void write_legacy_token(buf *out, const openai_reply *reply, int32_t token) {
     size_t n_bytes = 0;
     const char *bytes = token_bytes(reply, token, &n_bytes);
@@ -253,7 +255,8 @@ void openai_write_echo_chunk(buf *out, const openai_reply *reply, openai_choice 
     write_text_chunk(out, reply, NULL, index, text, n_bytes);
 }
 
-void openai_write_token_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index, const weir_event *event) {
+void openai_write_token_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index,
+                              const weir_event *event) {
     logprobs_clear(&choice->logprobs);
     add_logprobs(choice, reply, event);
     write_text_chunk(out, reply, &choice->logprobs, index, event->text, event->text_bytes);
@@ -307,7 +310,8 @@ void openai_write_body(buf *out, const openai_reply *reply, const openai_choice 
     for (size_t i = 0; i < n_choices; i++) {
         const openai_choice *choice = &choices[i];
         if (i) buf_putc(out, ',');
-        buf_printf(out, chat ? "{\"index\":%zu,\"message\":{\"role\":\"assistant\",\"content\":" : "{\"index\":%zu,\"text\":", i);
+        buf_printf(out,
+                   chat ? "{\"index\":%zu,\"message\":{\"role\":\"assistant\",\"content\":" : "{\"index\":%zu,\"text\":", i);
         openai_write_string(out, choice->text.data ? choice->text.data : "", choice->text.n_bytes);
         buf_puts(out, chat ? ",\"refusal\":null}," : ",");
         write_logprobs(out, reply, &choice->logprobs);

@@ -13,12 +13,12 @@
 /* What all chunks of a reply share. */
 typedef struct openai_reply {
     openai_endpoint endpoint;
-    char id[48];         /* "chatcmpl-..." or "cmpl-..." */
-    int64_t created;     /* Unix seconds */
-    const char *model;   /* the name shown to clients; outlives the reply */
+    char id[48];               /* "chatcmpl-..." or "cmpl-..." */
+    int64_t created;           /* Unix seconds */
+    const char *model;         /* the name shown to clients; outlives the reply */
     const weir_model *weights; /* for the bytes of tokens */
-    int32_t n_top;       /* alternatives with each token; -1 = no log probabilities */
-    bool include_usage;  /* a stream then has "usage":null in every chunk but the last */
+    int32_t n_top;             /* alternatives with each token; -1 = no log probabilities */
+    bool include_usage;        /* a stream then has "usage":null in every chunk but the last */
 } openai_reply;
 
 /* Log probabilities as JSON array items: chat uses `items` alone, completions all four. */
@@ -50,7 +50,8 @@ void openai_write_role_chunk(buf *out, const openai_reply *reply, size_t index);
 /* An echoed prompt (completions). */
 void openai_write_echo_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index, const char *text,
                              size_t n_bytes);
-void openai_write_token_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index, const weir_event *event);
+void openai_write_token_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index,
+                              const weir_event *event);
 /* The choice must have ended (openai_choice_end). */
 void openai_write_final_chunk(buf *out, const openai_reply *reply, const openai_choice *choice, size_t index);
 void openai_write_usage_chunk(buf *out, const openai_reply *reply, const openai_usage *usage);

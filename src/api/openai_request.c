@@ -22,12 +22,13 @@ json_t *openai_parse_body(const char *body, size_t n_bytes, openai_error *error)
     json_error_t at = {0};
     size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
     json_t *parsed = json_loadb(body, n_bytes, flags, &at);
-    /* An integer beyond 64 bits is only wrong if a field that matters holds it: read it as a real, its field says what is wrong. */
+    /* An integer beyond 64 bits is only wrong if a field that matters holds it: read it as a real, its field says what is
+     * wrong. */
     if (!parsed && json_error_code(&at) == json_error_numeric_overflow)
         parsed = json_loadb(body, n_bytes, flags | JSON_DECODE_INT_AS_REAL, &at);
     if (!parsed) {
-        openai_error_add(error, 400, "invalid_json", NULL, "the body is not valid JSON: %s (line %d, column %d)", at.text, at.line,
-                         at.column);
+        openai_error_add(error, 400, "invalid_json", NULL, "the body is not valid JSON: %s (line %d, column %d)", at.text,
+                         at.line, at.column);
         return NULL;
     }
     if (json_is_object(parsed)) return parsed;
@@ -94,7 +95,8 @@ static void decode_numbers(openai_request *out, openai_error *error) {
     /* A positive number so small that it becomes 0 as a float would divide by zero. */
     if (out->job.sampling.repetition_penalty < 1e-6f) out->job.sampling.repetition_penalty = 1e-6f;
     if (out->endpoint == OPENAI_CHAT && out->job.max_tokens == 0)
-        openai_error_add(error, 400, "invalid_value", "max_tokens", "'max_tokens' must be at least 1 (or -1 for no limit), not 0");
+        openai_error_add(error, 400, "invalid_value", "max_tokens",
+                         "'max_tokens' must be at least 1 (or -1 for no limit), not 0");
 
     int64_t value = -1;
     bool given = openai_get_integer(out->body, "seed", INT64_MIN, INT64_MAX, &value, error) && value != -1;
@@ -166,8 +168,8 @@ static int decode_stop(openai_request *out, openai_error *error) {
         else if (strlen(text) != json_string_length(item))
             openai_error_add(error, 400, "invalid_value", param, "'%s' must not contain U+0000", param);
         else if (json_string_length(item) > MAX_STOP_BYTES)
-            openai_error_add(error, 400, "invalid_value", param, "'%s' must be at most %d bytes, not %zu", param, MAX_STOP_BYTES,
-                             json_string_length(item));
+            openai_error_add(error, 400, "invalid_value", param, "'%s' must be at most %d bytes, not %zu", param,
+                             MAX_STOP_BYTES, json_string_length(item));
         else if (text[0]) /* clients send "" to say none */
             strings[out->job.n_stop++] = text;
     }
@@ -203,7 +205,8 @@ static bool read_bias(const json_t *value, const char *param, float *bias, opena
         openai_error_add(error, 400, "invalid_type", param, "the bias in '%s' must be a number or false, not %s", param,
                          openai_type_name(value));
     else if (!(number >= -100 && number <= 100))
-        openai_error_add(error, 400, "invalid_value", param, "the bias in '%s' must be from -100 to 100, not %g", param, number);
+        openai_error_add(error, 400, "invalid_value", param, "the bias in '%s' must be from -100 to 100, not %g", param,
+                         number);
     else {
         *bias = number <= -100 ? -INFINITY : (float)number;
         return true;
@@ -213,8 +216,8 @@ static bool read_bias(const json_t *value, const char *param, float *bias, opena
 
 static bool check_token(const openai_context *context, int64_t token, const char *param, openai_error *error) {
     if (token >= 0 && token < context->n_vocab) return true;
-    openai_error_add(error, 400, "invalid_value", param, "token %lld in '%s' is not in the vocabulary (0 to %d)", (long long)token,
-                     param, context->n_vocab - 1);
+    openai_error_add(error, 400, "invalid_value", param, "token %lld in '%s' is not in the vocabulary (0 to %d)",
+                     (long long)token, param, context->n_vocab - 1);
     return false;
 }
 
@@ -272,8 +275,8 @@ static int decode_bias(openai_request *out, const openai_context *context, opena
     size_t count = json_is_object(biases) ? json_object_size(biases) : json_array_size(biases);
     if (!biases) return 0;
     if (!json_is_object(biases) && !json_is_array(biases))
-        openai_error_add(error, 400, "invalid_type", "logit_bias", "'logit_bias' must be an object or an array of pairs, not %s",
-                         openai_type_name(biases));
+        openai_error_add(error, 400, "invalid_type", "logit_bias",
+                         "'logit_bias' must be an object or an array of pairs, not %s", openai_type_name(biases));
     else if (count > MAX_LOGIT_BIAS)
         openai_error_add(error, 400, "invalid_value", "logit_bias", "'logit_bias' must have at most %d entries, not %zu",
                          MAX_LOGIT_BIAS, count);
@@ -342,14 +345,15 @@ static int decode_prompts(openai_request *out, const openai_context *context, op
 
 /* Fields that change what is generated: ignoring them would give a wrong answer silently. */
 static const char *const unsupported_fields[] = {
-    "grammar",       "json_schema",  "guided_json",        "guided_regex", "guided_choice", "guided_grammar",
-    "functions",     "function_call", "structured_outputs", "audio",        "prompt_embeds", "structural_tag",
+    "grammar",   "json_schema",   "guided_json",        "guided_regex", "guided_choice", "guided_grammar",
+    "functions", "function_call", "structured_outputs", "audio",        "prompt_embeds", "structural_tag",
 };
 
 static void refuse_unsupported(const openai_request *out, openai_error *error) {
     for (size_t i = 0; i < sizeof unsupported_fields / sizeof unsupported_fields[0]; i++)
         if (openai_member(out->body, unsupported_fields[i]))
-            openai_error_add(error, 400, "not_supported", unsupported_fields[i], "'%s' is not supported", unsupported_fields[i]);
+            openai_error_add(error, 400, "not_supported", unsupported_fields[i], "'%s' is not supported",
+                             unsupported_fields[i]);
 
     const json_t *suffix = openai_get_string(out->body, "suffix", error);
     if (suffix && json_string_length(suffix))
@@ -397,14 +401,15 @@ int openai_request_decode(openai_request *out, const openai_context *context, op
 
 int openai_tokenize(const openai_context *context, const char *text, size_t n_bytes, bool add_special, bool parse_special,
                     int32_t **tokens, size_t *n_tokens) {
-    if (add_special && parse_special && context->bos_bytes && n_bytes >= context->bos_bytes && weir_model_adds_bos(context->model) &&
-        memcmp(text, context->bos, context->bos_bytes) == 0)
+    if (add_special && parse_special && context->bos_bytes && n_bytes >= context->bos_bytes &&
+        weir_model_adds_bos(context->model) && memcmp(text, context->bos, context->bos_bytes) == 0)
         add_special = false;
     /* A token is rarely shorter than a byte: one pass is nearly always enough. */
     size_t capacity = n_bytes + 4;
     for (;;) {
         int32_t *ids = malloc(capacity * sizeof *ids);
-        int64_t count = ids ? weir_tokenize(context->model, text, n_bytes, add_special, parse_special, ids, capacity) : WEIR_E_NOMEM;
+        int64_t count =
+            ids ? weir_tokenize(context->model, text, n_bytes, add_special, parse_special, ids, capacity) : WEIR_E_NOMEM;
         if (count >= 0 && (size_t)count <= capacity) {
             *tokens = ids;
             *n_tokens = (size_t)count;
@@ -460,7 +465,8 @@ static int tokenize_prompt(openai_request *request, openai_prompt *prompt, const
     if (json_is_array(prompt->source)) {
         TRY(tokenize_array(prompt, context));
         if (!request->echo) return 0;
-        return weir_detokenize(context->model, prompt->tokens, prompt->n_tokens, false, &prompt->text, &prompt->text_bytes, NULL);
+        return weir_detokenize(context->model, prompt->tokens, prompt->n_tokens, false, &prompt->text, &prompt->text_bytes,
+                               NULL);
     }
     prompt->text_bytes = json_string_length(prompt->source);
     prompt->text = malloc(prompt->text_bytes + 1);
@@ -483,10 +489,11 @@ int openai_request_tokenize(openai_request *request, const openai_context *conte
             return WEIR_E_INVALID;
         }
         if (prompt->n_tokens < (size_t)context->n_ctx) continue;
-        openai_error_add(error, 400, "context_length_exceeded", field,
-                         "the prompt has %zu tokens, but the context holds %d with the answer; shorten the prompt or enlarge the "
-                         "context",
-                         prompt->n_tokens, context->n_ctx);
+        openai_error_add(
+            error, 400, "context_length_exceeded", field,
+            "the prompt has %zu tokens, but the context holds %d with the answer; shorten the prompt or enlarge the "
+            "context",
+            prompt->n_tokens, context->n_ctx);
         error->type = "exceed_context_size_error";
         error->n_prompt_tokens = (int64_t)prompt->n_tokens;
         error->n_ctx = context->n_ctx;

@@ -72,7 +72,8 @@ void openai_request_free(openai_request *request);
 
 /* Parses body[n_bytes] into an object; NULL, with *error filled, when it is none. The caller owns the reference. */
 json_t *openai_parse_body(const char *body, size_t n_bytes, openai_error *error);
-/* Token ids of text[n_bytes], a malloc'ed array; WEIR_E_NOMEM. A text that begins with the BOS token's own text gets no second. */
+/* Token ids of text[n_bytes], a malloc'ed array; WEIR_E_NOMEM. A text that begins with the BOS token's own text gets no second.
+ */
 int openai_tokenize(const openai_context *context, const char *text, size_t n_bytes, bool add_special, bool parse_special,
                     int32_t **tokens, size_t *n_tokens);
 

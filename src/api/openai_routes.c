@@ -62,7 +62,8 @@ void openai_request_id(http_request *r, char *out, size_t capacity) {
     } else {
         int length = snprintf(out, capacity, "req-");
         if (getrandom(random, sizeof random, GRND_NONBLOCK) < 0) memcpy(random, &(int64_t){clock_unix_us()}, sizeof(int64_t));
-        for (size_t i = 0; i < sizeof random; i++) length += snprintf(out + length, capacity - (size_t)length, "%02x", random[i]);
+        for (size_t i = 0; i < sizeof random; i++)
+            length += snprintf(out + length, capacity - (size_t)length, "%02x", random[i]);
     }
     http_set_header(r, "X-Request-Id", out);
 }
@@ -186,8 +187,12 @@ static void complete(http_request *r, openai_api *api, openai_endpoint endpoint)
     send_written(r, c, status);
 }
 
-static void handle_chat(http_request *r, void *context) { complete(r, context, OPENAI_CHAT); }
-static void handle_completion(http_request *r, void *context) { complete(r, context, OPENAI_COMPLETION); }
+static void handle_chat(http_request *r, void *context) {
+    complete(r, context, OPENAI_CHAT);
+}
+static void handle_completion(http_request *r, void *context) {
+    complete(r, context, OPENAI_COMPLETION);
+}
 
 /* ---- models -------------------------------------------------------------------------------------------------------------- */
 

@@ -13,7 +13,7 @@ typedef struct openai_api {
     openai_context context;
     openai_service service;
     native_info info;
-    metrics metrics; /* other routes' jobs may be observed here too */
+    metrics metrics;     /* other routes' jobs may be observed here too */
     weir_engine *engine; /* NULL while the model loads */
     char *alias;
     buf scratch; /* what one event or answer writes */
@@ -25,8 +25,8 @@ extern const http_route native_routes[]; /* tokenize, detokenize, apply-template
 
 /* `alias` is the model's name for clients (copied). Until openai_api_start the routes answer 503. WEIR_E_NOMEM. */
 int openai_api_open(openai_api **out, const char *alias, weir_error *err);
-/* From now on requests are served. `chat` may be NULL; n_slots is how many requests run at once. Before http_run, or on the loop
- * thread. The model, the chat and the engine must outlive the requests. */
+/* From now on requests are served. `chat` may be NULL; n_slots is how many requests run at once. Before http_run, or on the
+ * loop thread. The model, the chat and the engine must outlive the requests. */
 int openai_api_start(openai_api *api, const weir_model *model, const weir_chat *chat, weir_engine *engine, int32_t n_slots);
 /* After http_close: sessions refer to it. */
 void openai_api_close(openai_api **api);

@@ -71,7 +71,9 @@ void openai_session_close(openai_session **address) {
     *address = NULL;
 }
 
-bool openai_session_streams(const openai_session *session) { return session->request.stream; }
+bool openai_session_streams(const openai_session *session) {
+    return session->request.stream;
+}
 
 /* ---- jobs ---------------------------------------------------------------------------------------------------------------- */
 
@@ -224,8 +226,10 @@ int openai_session_event(openai_session *session, size_t i, const weir_event *ev
             openai_choice_add(&choice->answer, &session->reply, event);
         }
         return 0;
-    case WEIR_EVENT_END: return end_choice(session, i, event, out);
-    case WEIR_EVENT_ERROR: break;
+    case WEIR_EVENT_END:
+        return end_choice(session, i, event, out);
+    case WEIR_EVENT_ERROR:
+        break;
     }
     choice->ended = true;
     return finish_failed(session, out, event->code, event->message);

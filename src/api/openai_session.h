@@ -1,6 +1,6 @@
 /* One request of the OpenAI surface between its body and its answer: the jobs it needs, and their events turned into bytes.
- * Owns what was decoded and collected; does not own the jobs and knows nothing of connections: the caller submits the jobs, hands
- * in their events, sends what was appended. Owned by one thread. */
+ * Owns what was decoded and collected; does not own the jobs and knows nothing of connections: the caller submits the jobs,
+ * hands in their events, sends what was appended. Owned by one thread. */
 #ifndef WEIR_API_OPENAI_SESSION_H
 #define WEIR_API_OPENAI_SESSION_H
 
@@ -31,9 +31,9 @@ void openai_session_job(const openai_session *session, size_t i, weir_request *j
 /* Describes why job i was refused. */
 void openai_session_refused(const openai_session *session, size_t i, const weir_error *cause, openai_error *error);
 
-/* The two below append what can be sent: for a stream whole SSE frames, "data: [DONE]" last; otherwise nothing until the body, at
- * the end. They return 0 = more will come, otherwise the HTTP status of the finished answer: 200, or that of the failure (when
- * streaming the last frames tell it, as the headers are gone). */
+/* The two below append what can be sent: for a stream whole SSE frames, "data: [DONE]" last; otherwise nothing until the body,
+ * at the end. They return 0 = more will come, otherwise the HTTP status of the finished answer: 200, or that of the failure
+ * (when streaming the last frames tell it, as the headers are gone). */
 /* Call once, when all jobs were accepted. */
 int openai_session_start(openai_session *session, buf *out);
 /* An event of job i. Events after the end are ignored. */

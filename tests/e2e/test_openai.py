@@ -1,7 +1,7 @@
 """The OpenAI surface through the official client, against a real server with a real model.
 
-WEIR_BINARY is the weir binary, WEIR_MODEL a GGUF file of a chat model (for example SmolLM2-135M-Instruct). Without them all tests
-are skipped, and pytest says so. The server is started here on a free port.
+WEIR_BINARY is the weir binary, WEIR_MODEL a GGUF file of a chat model (for example SmolLM2-135M-Instruct). Without them all
+tests are skipped, and pytest says so. The server is started here on a free port.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import re
 import signal
 import socket
 import subprocess
-import threading
 import time
 
 import openai
@@ -28,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 N_CTX = 2048
+JSON_TYPE = {"Content-Type": "application/json"}
 
 
 class Server:
@@ -44,7 +44,8 @@ class Server:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 self.log.seek(0)
-                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log.read().decode(errors='replace')}")
+                text = self.log.read().decode(errors="replace")
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{text}")
             try:
                 if requests.get(self.url + "/health", timeout=2).status_code == 200:
                     return
@@ -294,10 +295,10 @@ def test_logprobs(client):
     assert streamed == [e.token for e in entries]
 
 
-def test_logit_bias(client):
+def test_logit_bias(server, client):
     entries = chat(client, logprobs=True, top_logprobs=1, max_tokens=1).choices[0].logprobs.content
     text = entries[0].token
-    token = requests.post(str(client.base_url).removesuffix("v1/") + "tokenize", json={"content": text}, timeout=5).json()["tokens"][0]
+    token = post(server, "/tokenize", {"content": text}).json()["tokens"][0]
     banned = chat(client, logit_bias={str(token): -100}, max_tokens=1, logprobs=True).choices[0].logprobs.content
     assert banned[0].token != text
 
@@ -322,11 +323,10 @@ def test_unicode(server, client):
     tokens = post(server, "/tokenize", {"content": prompt}).json()["tokens"]
     assert post(server, "/detokenize", {"tokens": tokens}).json()["content"] == prompt
     for seed in range(4):
-        stream = chat(client, messages=[{"role": "user", "content": prompt}], temperature=2, seed=seed, max_tokens=32, stream=True,
-                      top_p=1, extra_body={"top_k": 0, "min_p": 0})
-        text = deltas(stream)
-        whole = chat(client, messages=[{"role": "user", "content": prompt}], temperature=2, seed=seed, max_tokens=32, top_p=1,
-                     extra_body={"top_k": 0, "min_p": 0}).choices[0].message.content
+        options = {"messages": [{"role": "user", "content": prompt}], "temperature": 2, "seed": seed, "max_tokens": 32, "top_p": 1,
+                   "extra_body": {"top_k": 0, "min_p": 0}}
+        text = deltas(chat(client, stream=True, **options))
+        whole = chat(client, **options).choices[0].message.content
         assert text == whole
         text.encode("utf-8")
 
@@ -379,10 +379,9 @@ def test_legacy_logprobs(client):
      ("response_format", {"type": "json_object"}), ("messages", []), ("logit_bias", {"x": 1})],
 )
 def test_bad_fields(client, field, value, stream):
+    body = {"model": "tiny", "messages": HELLO, "stream": stream, field: value}
     with pytest.raises(openai.BadRequestError) as info:
-        client.chat.completions.create(
-            model="tiny", messages=HELLO, stream=stream, max_tokens=2) if False else client.post(
-                "/chat/completions", body={"model": "tiny", "messages": HELLO, "stream": stream, field: value}, cast_to=object)
+        client.post("/chat/completions", body=body, cast_to=object)
     error = info.value
     assert error.status_code == 400
     assert error.param.split(".")[0] == field
@@ -408,7 +407,7 @@ def test_image_is_refused(client):
 
 def test_broken_json(server):
     for body in (b"", b"{", b"[]", b'{"messages": \xff}', b"{" * 100000):
-        reply = requests.post(server.url + "/v1/chat/completions", data=body, headers={"Content-Type": "application/json"}, timeout=10)
+        reply = requests.post(server.url + "/v1/chat/completions", data=body, headers=JSON_TYPE, timeout=10)
         assert reply.status_code == 400, body[:20]
         assert reply.json()["error"]["type"] == "invalid_request_error"
 
@@ -440,7 +439,8 @@ def test_parallel_streams(server, client):
 def test_lost_client_stops_the_work(server, stream):
     server.wait_idle(10)
     body = json.dumps({"prompt": "Once", "max_tokens": 1900, "ignore_eos": True, "stream": stream}).encode()
-    request = (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)) + body
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    request = head % len(body) + body
     cancelled = server.metric("weir:requests_cancelled_total")
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(request)

@@ -1,5 +1,6 @@
-/* Bodies of the OpenAI surface and of the native endpoints. The first byte picks the endpoint, the rest is the body. Every body gets
- * an answer that is JSON: a refusal that names a status, or what the session writes when its jobs yield text, a fault, or nothing. */
+/* Bodies of the OpenAI surface and of the native endpoints. The first byte picks the endpoint, the rest is the body. Every body
+ * gets an answer that is JSON: a refusal that names a status, or what the session writes when its jobs yield text, a fault, or
+ * nothing. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,8 +94,8 @@ static void complete(const openai_context *context, openai_endpoint endpoint, co
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static int (*const natives[])(buf *, const openai_context *, const char *, size_t, openai_error *) = {
-        native_tokenize, native_detokenize, native_apply_template};
+    static int (*const natives[])(buf *, const openai_context *, const char *, size_t,
+                                  openai_error *) = {native_tokenize, native_detokenize, native_apply_template};
     openai_context context;
     if (size < 1) return 0;
     const char *body = (const char *)data + 1;

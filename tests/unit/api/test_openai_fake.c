@@ -27,15 +27,31 @@ static weir_chat chats[] = {{FAKE_TEMPLATE_TEXT}, {FAKE_TEMPLATE_EITHER}, {FAKE_
 static char *last_variables;
 static char byte_values[256];
 
-const weir_model *fake_model(void) { return &model; }
-const weir_chat *fake_chat(fake_template mode) { return &chats[mode]; }
-void fake_set_chat_template(const char *source) { model.info.chat_template = source; }
-const char *fake_last_variables(void) { return last_variables; }
+const weir_model *fake_model(void) {
+    return &model;
+}
+const weir_chat *fake_chat(fake_template mode) {
+    return &chats[mode];
+}
+void fake_set_chat_template(const char *source) {
+    model.info.chat_template = source;
+}
+const char *fake_last_variables(void) {
+    return last_variables;
+}
 
-const weir_model_info *weir_model_get_info(const weir_model *m) { return &m->info; }
-int32_t weir_token_bos(const weir_model *m) { return m ? FAKE_BOS : -1; }
-int32_t weir_token_eos(const weir_model *m) { return m ? FAKE_EOS : -1; }
-bool weir_model_adds_bos(const weir_model *m) { return m != NULL; }
+const weir_model_info *weir_model_get_info(const weir_model *m) {
+    return &m->info;
+}
+int32_t weir_token_bos(const weir_model *m) {
+    return m ? FAKE_BOS : -1;
+}
+int32_t weir_token_eos(const weir_model *m) {
+    return m ? FAKE_EOS : -1;
+}
+bool weir_model_adds_bos(const weir_model *m) {
+    return m != NULL;
+}
 
 static const char *const special_texts[] = {"<unk>", "<s>", "</s>"};
 
@@ -162,11 +178,21 @@ void fake_set_scripts(const char *const *const *scripts, size_t n) {
     refusal_code = refusal_from = 0;
 }
 
-void fake_refuse_jobs(int code) { refusal_code = code; }
-void fake_refuse_from(int k) { refusal_from = k; }
-int fake_jobs_alive(void) { return n_alive; }
-int fake_jobs_submitted(void) { return n_submitted; }
-uint64_t fake_job_seed(int k) { return seeds_seen[k]; }
+void fake_refuse_jobs(int code) {
+    refusal_code = code;
+}
+void fake_refuse_from(int k) {
+    refusal_from = k;
+}
+int fake_jobs_alive(void) {
+    return n_alive;
+}
+int fake_jobs_submitted(void) {
+    return n_submitted;
+}
+uint64_t fake_job_seed(int k) {
+    return seeds_seen[k];
+}
 
 int weir_job_submit(weir_engine *engine, const weir_request *request, weir_job **out, weir_error *err) {
     (void)engine;
@@ -191,7 +217,8 @@ int weir_job_poll(weir_job *job, weir_event *event) {
     if (!step) return 0;
     job->script++;
     if (strcmp(step, "-") == 0) return 0;
-    event->timings = (weir_timings){.n_prompt = 3, .n_cached = 1, .n_output = job->n_output, .prefill_us = 1000, .decode_us = 2000};
+    event->timings =
+        (weir_timings){.n_prompt = 3, .n_cached = 1, .n_output = job->n_output, .prefill_us = 1000, .decode_us = 2000};
     if (strncmp(step, "t:", 2) == 0) {
         snprintf(job->text, sizeof job->text, "%s", step + 2);
         event->type = WEIR_EVENT_TOKEN;

@@ -1,5 +1,5 @@
-/* A model and a chat template for tests of the OpenAI surface. Tokens are bytes: id 0 "<unk>", 1 "<s>" (BOS, added), 2 "</s>" (EOS),
- * and 3 + b for byte b. The "template" shows each message as role:content and then "assistant:" when asked for. */
+/* A model and a chat template for tests of the OpenAI surface. Tokens are bytes: id 0 "<unk>", 1 "<s>" (BOS, added), 2 "</s>"
+ * (EOS), and 3 + b for byte b. The "template" shows each message as role:content and then "assistant:" when asked for. */
 #ifndef TEST_OPENAI_FAKE_H
 #define TEST_OPENAI_FAKE_H
 
@@ -19,8 +19,8 @@ const weir_model *fake_model(void);
 const weir_chat *fake_chat(fake_template mode);
 void fake_set_chat_template(const char *source); /* what weir_model_get_info reports */
 
-/* Jobs play scripts, each event a string: "t:TEXT" a token, "end:eos", "end:length", "end:stop", "error:MESSAGE" (E_INTERNAL), "-" nothing yet for one
- * poll. Job k of those submitted after fake_set_scripts plays scripts[k % n]; tokens count 1 each. */
+/* Jobs play scripts, each event a string: "t:TEXT" a token, "end:eos", "end:length", "end:stop", "error:MESSAGE" (E_INTERNAL),
+ * "-" nothing yet for one poll. Job k of those submitted after fake_set_scripts plays scripts[k % n]; tokens count 1 each. */
 void fake_set_scripts(const char *const *const *scripts, size_t n);
 /* The next submissions fail with this code; 0 = none. */
 void fake_refuse_jobs(int code);

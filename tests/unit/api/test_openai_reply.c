@@ -15,9 +15,15 @@
 #include "test_openai_fake.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
-#define HEAD_CHAT "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"tiny\",\"system_fingerprint\":\"" OPENAI_FINGERPRINT "\",\"choices\":["
-#define HEAD_TEXT "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"tiny\",\"system_fingerprint\":\"" OPENAI_FINGERPRINT "\",\"choices\":["
-#define TIMINGS "\"timings\":{\"cache_n\":2,\"prompt_n\":8,\"prompt_ms\":20.000,\"prompt_per_token_ms\":2.500,\"prompt_per_second\":400.000,\"predicted_n\":5,\"predicted_ms\":40.000,\"predicted_per_token_ms\":10.000,\"predicted_per_second\":100.000}"
+#define HEAD_CHAT                                                                                                              \
+    "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"tiny\",\"system_"          \
+    "fingerprint\":\"" OPENAI_FINGERPRINT "\",\"choices\":["
+#define HEAD_TEXT                                                                                                              \
+    "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"tiny\",\"system_fingerprint\":"      \
+    "\"" OPENAI_FINGERPRINT "\",\"choices\":["
+#define TIMINGS                                                                                                                \
+    "\"timings\":{\"cache_n\":2,\"prompt_n\":8,\"prompt_ms\":20.000,\"prompt_per_token_ms\":2.500,\"prompt_per_second\":400."  \
+    "000,\"predicted_n\":5,\"predicted_ms\":40.000,\"predicted_per_token_ms\":10.000,\"predicted_per_second\":100.000}"
 
 static openai_reply reply_for(openai_endpoint endpoint, int32_t n_top, bool include_usage) {
     openai_reply reply = {.endpoint = endpoint,
@@ -112,19 +118,23 @@ static void chat_stream(void **state) {
     openai_usage usage = {.prompt_tokens = 10, .completion_tokens = 5, .cached_tokens = 2};
     buf out = BUF_INIT;
     openai_write_role_chunk(&out, &reply, 0);
-    check(&out, HEAD_CHAT "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":null}]}");
+    check(&out, HEAD_CHAT "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,"
+                          "\"finish_reason\":null}]}");
     openai_write_token_chunk(&out, &reply, &choice, 0, &event);
     check(&out, HEAD_CHAT "{\"index\":0,\"delta\":{\"content\":\"H\\\"\"},\"logprobs\":null,\"finish_reason\":null}]}");
     openai_choice_end(&choice, &end_event);
     openai_write_final_chunk(&out, &reply, &choice, 0);
     check(&out, HEAD_CHAT "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}]," TIMINGS "}");
     openai_write_usage_chunk(&out, &reply, &usage);
-    check(&out, HEAD_CHAT "],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15,\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
+    check(&out, HEAD_CHAT "],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15,\"prompt_tokens_"
+                          "details\":{\"cached_tokens\":2}}}");
     reply.include_usage = true;
     openai_write_role_chunk(&out, &reply, 1);
-    check(&out, HEAD_CHAT "{\"index\":1,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}");
+    check(&out, HEAD_CHAT "{\"index\":1,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,"
+                          "\"finish_reason\":null}],\"usage\":null}");
     openai_write_final_chunk(&out, &reply, &choice, 1);
-    check(&out, HEAD_CHAT "{\"index\":1,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}],\"usage\":null," TIMINGS "}");
+    check(&out,
+          HEAD_CHAT "{\"index\":1,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}],\"usage\":null," TIMINGS "}");
     openai_choice_free(&choice);
     buf_free(&out);
 }
@@ -151,24 +161,28 @@ static void chat_logprobs(void **state) {
     /* The two bytes of an e with an acute accent, held back until whole. */
     static const int32_t tokens[] = {FAKE_BYTE + 0xc3, FAKE_BYTE + 0xa9};
     static const float logprobs[] = {-0.5f, -INFINITY};
-    static const weir_top_logprob tops[] = {{FAKE_BYTE + 0xc3, -0.5f}, {FAKE_EOS, -1.0f}, {FAKE_BYTE + 'a', -0.25f}, {FAKE_BYTE + '"', -2.0f}};
+    static const weir_top_logprob tops[] = {
+        {FAKE_BYTE + 0xc3, -0.5f}, {FAKE_EOS, -1.0f}, {FAKE_BYTE + 'a', -0.25f}, {FAKE_BYTE + '"', -2.0f}};
     weir_event event = token_event("\xc3\xa9", tokens, 2, logprobs, tops);
     buf out = BUF_INIT;
     openai_write_token_chunk(&out, &reply, &choice, 0, &event);
-    check(&out, HEAD_CHAT "{\"index\":0,\"delta\":{\"content\":\"\xc3\xa9\"},\"logprobs\":{\"content\":["
-                          "{\"token\":\"\xef\xbf\xbd\",\"logprob\":-0.5,\"bytes\":[195],\"top_logprobs\":["
-                          "{\"token\":\"\xef\xbf\xbd\",\"logprob\":-0.5,\"bytes\":[195]},{\"token\":\"</s>\",\"logprob\":-1,\"bytes\":[60,47,115,62]}]},"
-                          "{\"token\":\"\xef\xbf\xbd\",\"logprob\":-9999,\"bytes\":[169],\"top_logprobs\":["
-                          "{\"token\":\"a\",\"logprob\":-0.25,\"bytes\":[97]},{\"token\":\"\\\"\",\"logprob\":-2,\"bytes\":[34]}]}"
-                          "],\"refusal\":null},\"finish_reason\":null}]}");
+    check(&out,
+          HEAD_CHAT "{\"index\":0,\"delta\":{\"content\":\"\xc3\xa9\"},\"logprobs\":{\"content\":["
+                    "{\"token\":\"\xef\xbf\xbd\",\"logprob\":-0.5,\"bytes\":[195],\"top_logprobs\":["
+                    "{\"token\":\"\xef\xbf\xbd\",\"logprob\":-0.5,\"bytes\":[195]},{\"token\":\"</"
+                    "s>\",\"logprob\":-1,\"bytes\":[60,47,115,62]}]},"
+                    "{\"token\":\"\xef\xbf\xbd\",\"logprob\":-9999,\"bytes\":[169],\"top_logprobs\":["
+                    "{\"token\":\"a\",\"logprob\":-0.25,\"bytes\":[97]},{\"token\":\"\\\"\",\"logprob\":-2,\"bytes\":[34]}]}"
+                    "],\"refusal\":null},\"finish_reason\":null}]}");
     /* The next chunk has its own token only. */
     static const int32_t next[] = {FAKE_BYTE + 'b'};
     static const float next_logprob[] = {-1.5f};
     event = token_event("b", next, 1, next_logprob, NULL);
     reply.n_top = 0;
     openai_write_token_chunk(&out, &reply, &choice, 0, &event);
-    check(&out, HEAD_CHAT "{\"index\":0,\"delta\":{\"content\":\"b\"},\"logprobs\":{\"content\":["
-                          "{\"token\":\"b\",\"logprob\":-1.5,\"bytes\":[98],\"top_logprobs\":[]}],\"refusal\":null},\"finish_reason\":null}]}");
+    check(&out, HEAD_CHAT
+          "{\"index\":0,\"delta\":{\"content\":\"b\"},\"logprobs\":{\"content\":["
+          "{\"token\":\"b\",\"logprob\":-1.5,\"bytes\":[98],\"top_logprobs\":[]}],\"refusal\":null},\"finish_reason\":null}]}");
     openai_choice_free(&choice);
     buf_free(&out);
 }
@@ -185,15 +199,18 @@ static void completion_stream(void **state) {
     openai_write_echo_chunk(&out, &reply, &choice, 0, "\xc3\xa9!", 3);
     check(&out, HEAD_TEXT "{\"index\":0,\"text\":\"\xc3\xa9!\",\"logprobs\":null,\"finish_reason\":null}]}");
     openai_write_token_chunk(&out, &reply, &choice, 0, &event);
-    check(&out, HEAD_TEXT "{\"index\":0,\"text\":\"a\xef\xbf\xbd\",\"logprobs\":{\"text_offset\":[2,3],\"token_logprobs\":[-0.5,-0.75],"
-                          "\"tokens\":[\"a\",\"bytes:\\\\xe2\"],\"top_logprobs\":[{\"a\":-0.5},{\"z\":-0.25,\"bytes:\\\\xe2\":-0.75}]},\"finish_reason\":null}]}");
+    check(&out, HEAD_TEXT
+          "{\"index\":0,\"text\":\"a\xef\xbf\xbd\",\"logprobs\":{\"text_offset\":[2,3],\"token_logprobs\":[-0.5,-0.75],"
+          "\"tokens\":[\"a\",\"bytes:\\\\xe2\"],\"top_logprobs\":[{\"a\":-0.5},{\"z\":-0.25,\"bytes:\\\\xe2\":-0.75}]},"
+          "\"finish_reason\":null}]}");
     static const int32_t last[] = {FAKE_BYTE + 'b'};
     static const float last_logprob[] = {-1};
     reply.n_top = 0;
     event = token_event("b", last, 1, last_logprob, NULL);
     openai_write_token_chunk(&out, &reply, &choice, 0, &event);
-    check(&out, HEAD_TEXT "{\"index\":0,\"text\":\"b\",\"logprobs\":{\"text_offset\":[4],\"token_logprobs\":[-1],\"tokens\":[\"b\"],"
-                          "\"top_logprobs\":[{\"b\":-1}]},\"finish_reason\":null}]}");
+    check(&out,
+          HEAD_TEXT "{\"index\":0,\"text\":\"b\",\"logprobs\":{\"text_offset\":[4],\"token_logprobs\":[-1],\"tokens\":[\"b\"],"
+                    "\"top_logprobs\":[{\"b\":-1}]},\"finish_reason\":null}]}");
     openai_choice_end(&choice, &end_event);
     openai_write_final_chunk(&out, &reply, &choice, 0);
     check(&out, HEAD_TEXT "{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\"}]," TIMINGS "}");
@@ -216,10 +233,14 @@ static void whole_answers(void **state) {
         assert_true(openai_choice_complete(&choices[i]));
     }
     openai_write_body(&out, &reply, choices, 2, &usage);
-    check(&out, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"tiny\",\"system_fingerprint\":\"" OPENAI_FINGERPRINT
-                "\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"ok\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"length\"},"
-                "{\"index\":1,\"message\":{\"role\":\"assistant\",\"content\":\"okok\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"length\"}],"
-                "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15,\"prompt_tokens_details\":{\"cached_tokens\":0}}," TIMINGS "}");
+    check(&out,
+          "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"tiny\",\"system_"
+          "fingerprint\":\"" OPENAI_FINGERPRINT "\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":"
+                                                "\"ok\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"length\"},"
+          "{\"index\":1,\"message\":{\"role\":\"assistant\",\"content\":\"okok\",\"refusal\":null},\"logprobs\":null,\"finish_"
+          "reason\":\"length\"}],"
+          "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15,\"prompt_tokens_details\":{\"cached_"
+          "tokens\":0}}," TIMINGS "}");
     for (int i = 0; i < 2; i++) openai_choice_free(&choices[i]);
 
     reply = reply_for(OPENAI_COMPLETION, 0, false);
@@ -229,9 +250,11 @@ static void whole_answers(void **state) {
     openai_choice_add(&choice, &reply, &event);
     openai_choice_end(&choice, &end_event);
     openai_write_body(&out, &reply, &choice, 1, &usage);
-    check(&out, HEAD_TEXT "{\"index\":0,\"text\":\"is it ok\",\"logprobs\":{\"text_offset\":[6,7],\"token_logprobs\":[-0.5,-1],\"tokens\":[\"o\",\"k\"],"
+    check(&out, HEAD_TEXT "{\"index\":0,\"text\":\"is it "
+                          "ok\",\"logprobs\":{\"text_offset\":[6,7],\"token_logprobs\":[-0.5,-1],\"tokens\":[\"o\",\"k\"],"
                           "\"top_logprobs\":[{\"o\":-0.5},{\"k\":-1}]},\"finish_reason\":\"length\"}],"
-                          "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15,\"prompt_tokens_details\":{\"cached_tokens\":0}}," TIMINGS "}");
+                          "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15,\"prompt_tokens_"
+                          "details\":{\"cached_tokens\":0}}," TIMINGS "}");
     openai_choice_free(&choice);
 
     /* An answer without a single token. */
@@ -240,7 +263,9 @@ static void whole_answers(void **state) {
     weir_event end = {.type = WEIR_EVENT_END, .stop_reason = WEIR_STOP_EOS};
     openai_choice_end(&empty, &end);
     openai_write_body(&out, &reply, &empty, 1, &usage);
-    assert_non_null(strstr(out.data, "\"content\":\"\",\"refusal\":null},\"logprobs\":{\"content\":[],\"refusal\":null},\"finish_reason\":\"stop\"}]"));
+    assert_non_null(strstr(
+        out.data,
+        "\"content\":\"\",\"refusal\":null},\"logprobs\":{\"content\":[],\"refusal\":null},\"finish_reason\":\"stop\"}]"));
     assert_non_null(strstr(out.data, "\"predicted_per_second\":0.000"));
     buf_free(&out);
 }
@@ -264,14 +289,18 @@ static void errors(void **state) {
     (void)state;
     buf out = BUF_INIT;
     openai_error_write_weir(&out, WEIR_E_QUEUE_FULL, "the queue holds 4096 requests");
-    check(&out, "{\"error\":{\"message\":\"the queue holds 4096 requests\",\"type\":\"rate_limit_error\",\"param\":null,\"code\":\"queue_full\"}}");
+    check(&out, "{\"error\":{\"message\":\"the queue holds 4096 "
+                "requests\",\"type\":\"rate_limit_error\",\"param\":null,\"code\":\"queue_full\"}}");
     openai_error_write_weir(&out, WEIR_E_CLOSED, NULL);
-    check(&out, "{\"error\":{\"message\":\"shutting down\",\"type\":\"unavailable_error\",\"param\":null,\"code\":\"shutting_down\"}}");
+    check(
+        &out,
+        "{\"error\":{\"message\":\"shutting down\",\"type\":\"unavailable_error\",\"param\":null,\"code\":\"shutting_down\"}}");
     openai_error_write_weir(&out, -999, "x");
     check(&out, "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}");
     openai_error none = {0};
     openai_error_write(&out, &none);
-    check(&out, "{\"error\":{\"message\":\"internal error\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}");
+    check(&out,
+          "{\"error\":{\"message\":\"internal error\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}");
     /* A message too long for its place ends in a whole code point. */
     openai_error error = {0};
     char text[2 * sizeof error.problems[0].message];
@@ -287,15 +316,24 @@ static void errors(void **state) {
 
 static void expect_line(const buf *out, const char *line) {
     const char *at = strstr(out->data, line);
-    if (!at || (at != out->data && at[-1] != '\n') || at[strlen(line)] != '\n') fail_msg("no line '%s' in\n%s", line, out->data);
+    if (!at || (at != out->data && at[-1] != '\n') || at[strlen(line)] != '\n')
+        fail_msg("no line '%s' in\n%s", line, out->data);
 }
 
 static void metrics_text(void **state) {
     (void)state;
     metrics m = {0};
     metrics_job job = {.arrived_us = 1000000};
-    weir_stats stats = {.n_running = 3, .n_waiting = 7, .prompt_tokens = 100, .cached_tokens = 50, .output_tokens = 200, .n_steps = 20,
-                        .prompt_us = 500000, .output_us = 2000000, .kv_tokens_used = 256, .kv_tokens_total = 1024};
+    weir_stats stats = {.n_running = 3,
+                        .n_waiting = 7,
+                        .prompt_tokens = 100,
+                        .cached_tokens = 50,
+                        .output_tokens = 200,
+                        .n_steps = 20,
+                        .prompt_us = 500000,
+                        .output_us = 2000000,
+                        .kv_tokens_used = 256,
+                        .kv_tokens_total = 1024};
     static const int32_t tokens[] = {5};
     weir_event token = token_event("x", tokens, 1, NULL, NULL);
     metrics_event(&m, &job, &token, 1030000);
@@ -359,10 +397,10 @@ static void histogram_edges(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(strings),           cmocka_unit_test(numbers),       cmocka_unit_test(chat_stream),
-        cmocka_unit_test(finish_reasons),    cmocka_unit_test(chat_logprobs), cmocka_unit_test(completion_stream),
-        cmocka_unit_test(whole_answers),     cmocka_unit_test(ids_are_fresh), cmocka_unit_test(errors),
-        cmocka_unit_test(metrics_text),      cmocka_unit_test(histogram_edges),
+        cmocka_unit_test(strings),        cmocka_unit_test(numbers),         cmocka_unit_test(chat_stream),
+        cmocka_unit_test(finish_reasons), cmocka_unit_test(chat_logprobs),   cmocka_unit_test(completion_stream),
+        cmocka_unit_test(whole_answers),  cmocka_unit_test(ids_are_fresh),   cmocka_unit_test(errors),
+        cmocka_unit_test(metrics_text),   cmocka_unit_test(histogram_edges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,10 +37,14 @@ typedef struct refusal {
     const char *body, *code, *param;
 } refusal;
 
-#define CHAT(fields, code, param) {OPENAI_CHAT, "{" HI "," fields "}", code, param}
-#define COMPLETION(fields, code, param) {OPENAI_COMPLETION, "{\"prompt\":\"hi\"," fields "}", code, param}
-#define MESSAGES(messages, code, param) {OPENAI_CHAT, "{\"messages\":" messages "}", code, param}
-#define PROMPT(prompt, code, param) {OPENAI_COMPLETION, "{\"prompt\":" prompt "}", code, param}
+#define CHAT(fields, code, param)                                                                                              \
+    { OPENAI_CHAT, "{" HI "," fields "}", code, param }
+#define COMPLETION(fields, code, param)                                                                                        \
+    { OPENAI_COMPLETION, "{\"prompt\":\"hi\"," fields "}", code, param }
+#define MESSAGES(messages, code, param)                                                                                        \
+    { OPENAI_CHAT, "{\"messages\":" messages "}", code, param }
+#define PROMPT(prompt, code, param)                                                                                            \
+    { OPENAI_COMPLETION, "{\"prompt\":" prompt "}", code, param }
 
 static const refusal refusals[] = {
     /* the body */
@@ -90,12 +94,14 @@ static const refusal refusals[] = {
     MESSAGES("[{\"role\":\"user\",\"content\":[5]}]", "invalid_type", "messages[0].content[0]"),
     MESSAGES("[{\"role\":\"user\",\"content\":[{}]}]", "invalid_type", "messages[0].content[0]"),
     MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]", "invalid_type", "messages[0].content[0].text"),
-    MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":5}]}]", "invalid_type", "messages[0].content[0].text"),
+    MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":5}]}]", "invalid_type",
+             "messages[0].content[0].text"),
     MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"poem\",\"text\":\"x\"}]}]", "invalid_value",
              "messages[0].content[0].type"),
-    MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\"},{\"type\":\"image_url\",\"image_url\":{\"url\":"
-             "\"data:image/png;base64,AA\"}}]}]",
-             "not_supported", "messages[0].content[1]"),
+    MESSAGES(
+        "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\"},{\"type\":\"image_url\",\"image_url\":{\"url\":"
+        "\"data:image/png;base64,AA\"}}]}]",
+        "not_supported", "messages[0].content[1]"),
     MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"input_audio\"}]}]", "not_supported", "messages[0].content[0]"),
     MESSAGES("[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"assistant\","
              "\"content\":\"c\"}]",
@@ -193,7 +199,8 @@ static const refusal refusals[] = {
     CHAT("\"stop\":[5]", "invalid_type", "stop[0]"),
     CHAT("\"stop\":[\"a\",null]", "invalid_type", "stop[1]"),
     CHAT("\"stop\":\"a\\u0000b\"", "invalid_value", "stop"),
-    CHAT("\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\",\"15\",\"16\",\"17\"]",
+    CHAT("\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\",\"15\",\"16\","
+         "\"17\"]",
          "invalid_value", "stop"),
     /* logit_bias */
     CHAT("\"logit_bias\":5", "invalid_type", "logit_bias"),
@@ -246,7 +253,8 @@ static void refusals_name_the_field(void **state) {
         int result = read_request(&request, &context, r->endpoint, r->body, &error);
         openai_request_free(&request);
         if (result >= 0) fail_msg("accepted: %s", r->body);
-        if (error.status != 400 || error.n_problems != 1) fail_msg("status %d, %zu problems: %s", error.status, error.n_problems, r->body);
+        if (error.status != 400 || error.n_problems != 1)
+            fail_msg("status %d, %zu problems: %s", error.status, error.n_problems, r->body);
         if (strcmp(error.problems[0].code, r->code) || strcmp(error.problems[0].param, r->param))
             fail_msg("%s: code '%s', param '%s', message '%s'", r->body, error.problems[0].code, error.problems[0].param,
                      error.problems[0].message);
@@ -286,12 +294,15 @@ static const struct {
     openai_endpoint endpoint;
     const char *body, *expected; /* expected: part of the description */
 } accepted[] = {
-    {OPENAI_CHAT, "{" HI "}", "max=-1 temp=0.8 top_k=40 top_p=0.95 min_p=0.05 rep=1 freq=0 pres=0 last=64 n=1 top=-1 prompt=<1>user:hi<13>assistant:."},
-    {OPENAI_COMPLETION, "{\"prompt\":\"hi\"}", "max=16 temp=0.8 top_k=40 top_p=0.95 min_p=0.05 rep=1 freq=0 pres=0 last=64 n=1 top=-1 prompt=<1>hi."},
+    {OPENAI_CHAT, "{" HI "}",
+     "max=-1 temp=0.8 top_k=40 top_p=0.95 min_p=0.05 rep=1 freq=0 pres=0 last=64 n=1 top=-1 prompt=<1>user:hi<13>assistant:."},
+    {OPENAI_COMPLETION, "{\"prompt\":\"hi\"}",
+     "max=16 temp=0.8 top_k=40 top_p=0.95 min_p=0.05 rep=1 freq=0 pres=0 last=64 n=1 top=-1 prompt=<1>hi."},
     {OPENAI_CHAT, "{" HI ",\"temperature\":0,\"top_k\":-1,\"top_p\":0,\"min_p\":1}", "temp=0 top_k=0 top_p=0 min_p=1 "},
     {OPENAI_CHAT, "{" HI ",\"temperature\":2,\"top_k\":0}", "temp=2 top_k=0 "},
-    {OPENAI_CHAT, "{" HI ",\"temperature\":null,\"top_p\":null,\"n\":null,\"stop\":null,\"seed\":null,\"stream\":null,"
-                  "\"logit_bias\":null,\"tools\":null,\"max_tokens\":null,\"response_format\":null,\"stream_options\":null}",
+    {OPENAI_CHAT,
+     "{" HI ",\"temperature\":null,\"top_p\":null,\"n\":null,\"stop\":null,\"seed\":null,\"stream\":null,"
+     "\"logit_bias\":null,\"tools\":null,\"max_tokens\":null,\"response_format\":null,\"stream_options\":null}",
      "max=-1 temp=0.8 "},
     {OPENAI_CHAT, "{" HI ",\"max_tokens\":5}", "max=5 "},
     {OPENAI_CHAT, "{" HI ",\"max_tokens\":5.0}", "max=5 "},
@@ -323,17 +334,20 @@ static const struct {
     {OPENAI_CHAT, "{" HI ",\"unknown\":{\"deep\":[1,2,{\"x\":null}]},\"user\":\"me\",\"metadata\":5}", "max=-1 "},
     {OPENAI_CHAT, "{" HI ",\"unknown\":123456789012345678901234567890}", "max=-1 "},
     {OPENAI_CHAT, "{\"messages\":[{\"role\":\"developer\",\"content\":\"x\"}]}", "prompt=<1>system:x<13>assistant:."},
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":"
-                  "\"b\"}]}]}",
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":"
+     "\"b\"}]}]}",
      "prompt=<1>user:a<13>b<13>assistant:."},
     {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", "prompt=<1>user:<13>assistant:."},
     {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"The\"}]}",
      "prompt=<1>user:a<13>assistant:The."},
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"The\"}],"
-                  "\"continue_final_message\":true,\"add_generation_prompt\":false}",
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"The\"}],"
+     "\"continue_final_message\":true,\"add_generation_prompt\":false}",
      "prompt=<1>user:a<13>assistant:The."},
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"The\"}],"
-                  "\"add_generation_prompt\":true}",
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"The\"}],"
+     "\"add_generation_prompt\":true}",
      "prompt=<1>user:a<13>assistant:The<13>assistant:."},
     {OPENAI_CHAT, "{" HI ",\"add_generation_prompt\":false}", "prompt=<1>user:hi<13>."},
     {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"</s>\"}]}", "prompt=<1>user:<2><13>assistant:."},
@@ -409,9 +423,11 @@ static void all_problems_are_reported(void **state) {
     openai_error_write(&out, &error);
     assert_string_equal(
         out.data,
-        "{\"error\":{\"message\":\"'messages[0].content' is required; 'temperature' must be a number of at least 0 and at most 2, not "
+        "{\"error\":{\"message\":\"'messages[0].content' is required; 'temperature' must be a number of at least 0 and at most "
+        "2, not "
         "9; 'n' must be an integer, not a string; 'stop' must be a string or an array of strings, not an integer\","
-        "\"type\":\"invalid_request_error\",\"param\":\"messages[0].content\",\"code\":\"missing_required_parameter\",\"errors\":["
+        "\"type\":\"invalid_request_error\",\"param\":\"messages[0].content\",\"code\":\"missing_required_parameter\","
+        "\"errors\":["
         "{\"message\":\"'messages[0].content' is required\",\"param\":\"messages[0].content\",\"code\":"
         "\"missing_required_parameter\"},"
         "{\"message\":\"'temperature' must be a number of at least 0 and at most 2, not 9\",\"param\":\"temperature\",\"code\":"
@@ -445,17 +461,19 @@ static void too_long_prompts_tell_both_numbers(void **state) {
     openai_request request;
     openai_error error;
     /* BOS and 62 letters leave room for one token; 63 leave none. */
-    snprintf(body, sizeof body, "{\"prompt\":\"%.*s\"}", 62, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+    snprintf(body, sizeof body, "{\"prompt\":\"%.*s\"}", 62,
+             "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
     assert_int_equal(read_request(&request, &context, OPENAI_COMPLETION, body, &error), 0);
     openai_request_free(&request);
-    snprintf(body, sizeof body, "{\"prompt\":\"%.*s\"}", 63, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+    snprintf(body, sizeof body, "{\"prompt\":\"%.*s\"}", 63,
+             "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
     assert_int_equal(read_request(&request, &context, OPENAI_COMPLETION, body, &error), WEIR_E_CONTEXT);
     openai_request_free(&request);
     openai_error_write(&out, &error);
-    assert_string_equal(out.data,
-                        "{\"error\":{\"message\":\"the prompt has 64 tokens, but the context holds 64 with the answer; shorten the "
-                        "prompt or enlarge the context\",\"type\":\"exceed_context_size_error\",\"param\":\"prompt\",\"code\":"
-                        "\"context_length_exceeded\",\"n_prompt_tokens\":64,\"n_ctx\":64}}");
+    assert_string_equal(
+        out.data, "{\"error\":{\"message\":\"the prompt has 64 tokens, but the context holds 64 with the answer; shorten the "
+                  "prompt or enlarge the context\",\"type\":\"exceed_context_size_error\",\"param\":\"prompt\",\"code\":"
+                  "\"context_length_exceeded\",\"n_prompt_tokens\":64,\"n_ctx\":64}}");
     buf_free(&out);
 }
 
@@ -499,7 +517,8 @@ static void content_takes_the_template_form(void **state) {
         openai_error error;
         assert_int_equal(context.content_form, cases[i].form);
         assert_int_equal(read_request(&request, &context, OPENAI_CHAT, cases[i].body, &error), 0);
-        if (!strstr(fake_last_variables(), cases[i].expected)) fail_msg("%s lacks %s", fake_last_variables(), cases[i].expected);
+        if (!strstr(fake_last_variables(), cases[i].expected))
+            fail_msg("%s lacks %s", fake_last_variables(), cases[i].expected);
         openai_request_free(&request);
     }
 }
@@ -512,7 +531,8 @@ static void variables_reach_the_template(void **state) {
         {"\"chat_template_kwargs\":{\"enable_thinking\":false,\"messages\":5,\"add_generation_prompt\":7}",
          "{\"enable_thinking\":false,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"add_generation_prompt\":true}"},
         {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]",
-         "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],"
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":"
+         "\"f\"}}],"
          "\"add_generation_prompt\":true}"},
         {"\"tool_choice\":\"none\",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]",
          "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"add_generation_prompt\":true}"},
@@ -533,12 +553,13 @@ static void variables_reach_the_template(void **state) {
     /* Arguments of earlier tool calls become objects where they are one. */
     openai_request request;
     openai_error error;
-    assert_int_equal(read_request(&request, &context, OPENAI_CHAT,
-                                  "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":"
-                                  "\"f\",\"arguments\":\"{\\\"a\\\": 1}\"}},{\"function\":{\"name\":\"g\",\"arguments\":\"{broken\"}}]},"
-                                  "{\"role\":\"tool\",\"content\":\"1\"}]}",
-                                  &error),
-                     0);
+    assert_int_equal(
+        read_request(&request, &context, OPENAI_CHAT,
+                     "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":"
+                     "\"f\",\"arguments\":\"{\\\"a\\\": 1}\"}},{\"function\":{\"name\":\"g\",\"arguments\":\"{broken\"}}]},"
+                     "{\"role\":\"tool\",\"content\":\"1\"}]}",
+                     &error),
+        0);
     assert_non_null(strstr(fake_last_variables(), "{\"name\":\"f\",\"arguments\":{\"a\":1}}"));
     assert_non_null(strstr(fake_last_variables(), "{\"name\":\"g\",\"arguments\":\"{broken\"}"));
     openai_request_free(&request);
@@ -549,7 +570,8 @@ static void a_template_exception_is_the_clients_error(void **state) {
     openai_context context = context_for(FAKE_TEMPLATE_RAISES);
     openai_request request;
     openai_error error;
-    assert_true(read_request(&request, &context, OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"raise\"}]}", &error) < 0);
+    assert_true(read_request(&request, &context, OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"raise\"}]}",
+                             &error) < 0);
     assert_int_equal(error.status, 400);
     assert_string_equal(error.problems[0].message, "Conversation roles must alternate");
     assert_string_equal(error.problems[0].param, "messages");
@@ -577,7 +599,8 @@ static void a_template_that_knows_developers_gets_them(void **state) {
     openai_request request;
     openai_error error;
     assert_int_equal(
-        read_request(&request, &context, OPENAI_CHAT, "{\"messages\":[{\"role\":\"developer\",\"content\":\"x\"}]}", &error), 0);
+        read_request(&request, &context, OPENAI_CHAT, "{\"messages\":[{\"role\":\"developer\",\"content\":\"x\"}]}", &error),
+        0);
     assert_non_null(strstr(fake_last_variables(), "\"role\":\"developer\""));
     openai_request_free(&request);
 }
@@ -598,7 +621,8 @@ static void mangled_bodies(void **state) {
     (void)state;
     openai_context context = context_for(FAKE_TEMPLATE_TEXT);
     static const char body[] =
-        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"h\"}]},{\"role\":\"assistant\",\"content\":\"b\"}],"
+        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"h\"}]},{\"role\":\"assistant\","
+        "\"content\":\"b\"}],"
         "\"stop\":[\"a\"],\"logit_bias\":{\"5\":1},\"n\":2,\"seed\":1,\"temperature\":0.5,\"tools\":[{\"type\":\"function\","
         "\"function\":{\"name\":\"f\"}}],\"stream\":true,\"stream_options\":{\"include_usage\":true}}";
     static const char replacements[] = "\"{}[],:0-\\\xff\0n";

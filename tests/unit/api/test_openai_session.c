@@ -15,7 +15,10 @@
 #include "test_openai_fake.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
-#define SCRIPT(...) (const char *const[]) { __VA_ARGS__, NULL }
+#define SCRIPT(...)                                                                                                            \
+    (const char *const[]) {                                                                                                    \
+        __VA_ARGS__, NULL                                                                                                      \
+    }
 
 static openai_context context;
 static metrics measured;
@@ -131,21 +134,55 @@ static const struct {
     size_t n_scripts;
     int status;
 } streams[] = {
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true}", "R0 0'a' 0'b' F0=stop D",
-     {SCRIPT("t:a", "-", "t:b", "-", "end:eos")}, 1, 200},
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
-     "R0 0'a' F0=length U1 D", {SCRIPT("t:a", "end:length")}, 1, 200},
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true}", "R0 F0=stop D", {SCRIPT("end:stop")}, 1, 200},
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,\"n\":2}",
-     "R0 R1 0'a' 1'b' 0'c' F1=stop F0=length D", {SCRIPT("t:a", "t:c", "end:length"), SCRIPT("t:b", "end:eos")}, 2, 200},
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true}", "R0 0'a' E D",
-     {SCRIPT("t:a", "error:broken", "t:never")}, 1, 500},
-    {OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,\"n\":2}", "R0 R1 0'a' E D",
-     {SCRIPT("t:a", "t:never"), SCRIPT("error:broken")}, 2, 500},
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true}",
+     "R0 0'a' 0'b' F0=stop D",
+     {SCRIPT("t:a", "-", "t:b", "-", "end:eos")},
+     1,
+     200},
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
+     "R0 0'a' F0=length U1 D",
+     {SCRIPT("t:a", "end:length")},
+     1,
+     200},
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true}",
+     "R0 F0=stop D",
+     {SCRIPT("end:stop")},
+     1,
+     200},
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,\"n\":2}",
+     "R0 R1 0'a' 1'b' 0'c' F1=stop F0=length D",
+     {SCRIPT("t:a", "t:c", "end:length"), SCRIPT("t:b", "end:eos")},
+     2,
+     200},
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true}",
+     "R0 0'a' E D",
+     {SCRIPT("t:a", "error:broken", "t:never")},
+     1,
+     500},
+    {OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,\"n\":2}",
+     "R0 R1 0'a' E D",
+     {SCRIPT("t:a", "t:never"), SCRIPT("error:broken")},
+     2,
+     500},
     {OPENAI_COMPLETION, "{\"prompt\":\"x\",\"stream\":true}", "0'a' F0=stop D", {SCRIPT("t:a", "end:eos")}, 1, 200},
-    {OPENAI_COMPLETION, "{\"prompt\":[\"x\",\"y\"],\"stream\":true,\"echo\":true}", "0'x' 1'y' 0'a' 1'b' F0=stop F1=stop D",
-     {SCRIPT("t:a", "end:eos"), SCRIPT("t:b", "end:eos")}, 2, 200},
-    {OPENAI_COMPLETION, "{\"prompt\":\"x\",\"stream\":true,\"echo\":true,\"max_tokens\":0}", "0'x' F0=length D", {SCRIPT("t:a")}, 1, 200},
+    {OPENAI_COMPLETION,
+     "{\"prompt\":[\"x\",\"y\"],\"stream\":true,\"echo\":true}",
+     "0'x' 1'y' 0'a' 1'b' F0=stop F1=stop D",
+     {SCRIPT("t:a", "end:eos"), SCRIPT("t:b", "end:eos")},
+     2,
+     200},
+    {OPENAI_COMPLETION,
+     "{\"prompt\":\"x\",\"stream\":true,\"echo\":true,\"max_tokens\":0}",
+     "0'x' F0=length D",
+     {SCRIPT("t:a")},
+     1,
+     200},
 };
 
 static void streams_keep_their_order(void **state) {
@@ -179,9 +216,10 @@ static void whole_answers(void **state) {
     json_t *answer = json_loads(p.out.data, 0, NULL);
     const char *first, *second, *reason;
     int prompt, completion, cached;
-    assert_int_equal(json_unpack(answer, "{s:[{s:{s:s}}, {s:{s:s}, s:s}], s:{s:i, s:i, s:{s:i}}}", "choices", "message", "content", &first,
-                                 "message", "content", &second, "finish_reason", &reason, "usage", "prompt_tokens", &prompt,
-                                 "completion_tokens", &completion, "prompt_tokens_details", "cached_tokens", &cached),
+    assert_int_equal(json_unpack(answer, "{s:[{s:{s:s}}, {s:{s:s}, s:s}], s:{s:i, s:i, s:{s:i}}}", "choices", "message",
+                                 "content", &first, "message", "content", &second, "finish_reason", &reason, "usage",
+                                 "prompt_tokens", &prompt, "completion_tokens", &completion, "prompt_tokens_details",
+                                 "cached_tokens", &cached),
                      0);
     assert_string_equal(first, "ab");
     assert_string_equal(second, "c");
@@ -214,7 +252,9 @@ static void failures_are_plain_errors_when_not_streaming(void **state) {
     fake_set_scripts(scripts, 1);
     player p = start(OPENAI_COMPLETION, "{\"prompt\":\"x\"}");
     assert_int_equal(play_all(&p), 500);
-    assert_string_equal(p.out.data, "{\"error\":{\"message\":\"it \\\"broke\\\"\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}");
+    assert_string_equal(
+        p.out.data,
+        "{\"error\":{\"message\":\"it \\\"broke\\\"\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}");
     assert_int_equal(measured.finished[2], 1);
     close_player(&p);
     assert_int_equal(measured.finished[2], 1);
@@ -279,7 +319,9 @@ static const struct {
     {native_tokenize, "{\"content\":\"\"}", "{\"tokens\":[]}", NULL},
     {native_tokenize, "{\"content\":[\"A\",5,\"B\"],\"add_special\":true}", "{\"tokens\":[1,68,5,69]}", NULL},
     {native_tokenize, "{\"content\":\"A\xc3\xa9</s>\",\"with_pieces\":true}",
-     "{\"tokens\":[{\"id\":68,\"piece\":\"A\"},{\"id\":198,\"piece\":[195]},{\"id\":172,\"piece\":[169]},{\"id\":2,\"piece\":\"</s>\"}]}", NULL},
+     "{\"tokens\":[{\"id\":68,\"piece\":\"A\"},{\"id\":198,\"piece\":[195]},{\"id\":172,\"piece\":[169]},{\"id\":2,\"piece\":"
+     "\"</s>\"}]}",
+     NULL},
     {native_tokenize, "{}", NULL, "content"},
     {native_tokenize, "{\"content\":5}", NULL, "content"},
     {native_tokenize, "{\"content\":[1.5]}", NULL, "content[0]"},
@@ -294,7 +336,8 @@ static const struct {
     {native_detokenize, "{\"tokens\":[\"A\"]}", NULL, "tokens[0]"},
     {native_detokenize, "{\"tokens\":[1,-1]}", NULL, "tokens[1]"},
     {native_detokenize, "{\"tokens\":[1,1e30]}", NULL, "tokens[1]"},
-    {native_apply_template, "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", "{\"prompt\":\"user:hi\\nassistant:\"}", NULL},
+    {native_apply_template, "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", "{\"prompt\":\"user:hi\\nassistant:\"}",
+     NULL},
     {native_apply_template, "{\"messages\":5}", NULL, "messages"},
 };
 
@@ -304,7 +347,8 @@ static void native_bodies(void **state) {
         buf out = BUF_INIT;
         openai_error error = {0};
         int result = native_cases[i].call(&out, &context, native_cases[i].body, strlen(native_cases[i].body), &error);
-        if ((result == 0) != (native_cases[i].expected != NULL)) fail_msg("%s: %d %s", native_cases[i].body, result, error.problems[0].message);
+        if ((result == 0) != (native_cases[i].expected != NULL))
+            fail_msg("%s: %d %s", native_cases[i].body, result, error.problems[0].message);
         if (native_cases[i].expected) {
             assert_string_equal(out.data, native_cases[i].expected);
         } else {
@@ -330,8 +374,9 @@ static void native_information(void **state) {
     json_decref(props);
     buf_clear(&out);
     native_write_slots(&out, &info, 1);
-    assert_string_equal(out.data, "[{\"id\":0,\"n_ctx\":64,\"is_processing\":true},{\"id\":1,\"n_ctx\":64,\"is_processing\":false},"
-                                  "{\"id\":2,\"n_ctx\":64,\"is_processing\":false}]");
+    assert_string_equal(out.data,
+                        "[{\"id\":0,\"n_ctx\":64,\"is_processing\":true},{\"id\":1,\"n_ctx\":64,\"is_processing\":false},"
+                        "{\"id\":2,\"n_ctx\":64,\"is_processing\":false}]");
     buf_clear(&out);
     native_write_models(&out, &info);
     json_t *models = json_loads(out.data, JSON_REJECT_DUPLICATES, NULL);
