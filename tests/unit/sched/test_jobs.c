@@ -551,6 +551,7 @@ static void waiting_gives_up_in_time(void **state) {
 typedef struct counter {
     atomic_int n;
     weir_job *_Atomic job;
+    int64_t takes_us; /* how long a call lasts */
     atomic_bool released, late;
 } counter;
 
@@ -558,6 +559,7 @@ static void count_notify(void *user, weir_job *job) {
     counter *c = user;
     atomic_fetch_add(&c->n, 1);
     atomic_store(&c->job, job);
+    if (c->takes_us) clock_sleep_us(c->takes_us);
     if (atomic_load(&c->released)) atomic_store(&c->late, true);
 }
 
@@ -621,14 +623,14 @@ static void never_notifies_after_release(void **state) {
     q.max_tokens = 200;
     q.notify = count_notify;
     for (int round = 0; round < 300; round++) {
-        counter c = {0};
+        counter c = {.takes_us = round % 2 * 100};
         weir_event ev;
         q.notify_user = &c;
         weir_job *job = submit(&f, &q);
         for (int i = 0; i < round % 7; i++) weir_job_wait(job, &ev, 1000);
         weir_job_release(&job);
         atomic_store(&c.released, true);
-        clock_sleep_us(round % 3 * 50);
+        clock_sleep_us(round % 3 * 100);
         assert_false(atomic_load(&c.late));
     }
     fixture_close(&f);

@@ -50,6 +50,7 @@ static void check_split(const char *text, uint64_t cuts, const char *const *stop
     answer a;
     char sent[256];
     size_t n = strlen(text), n_sent = 0, start = 0;
+    size_t begins[64]; /* where the text of each token begins, as far as it was whole */
     uint32_t n_tokens = 0, n_carried = 0;
     int which, stopped = 0;
     size_t end = expected_end(text, n, stops, n_stops, &which);
@@ -57,6 +58,7 @@ static void check_split(const char *text, uint64_t cuts, const char *const *stop
     answer_init(&a, &set, -1);
     for (size_t i = 1; i <= n && !stopped; i++) {
         if (i < n && !(cuts >> i & 1)) continue;
+        begins[n_tokens] = utf8_complete_prefix(text, start);
         stopped = answer_push(&a, (int32_t)n_tokens++, text + start, i - start, 0, NULL);
         assert_true(stopped >= 0);
         if (i == n && !stopped) stopped = answer_finish(&a);
@@ -68,6 +70,8 @@ static void check_split(const char *text, uint64_t cuts, const char *const *stop
             memcpy(sent + n_sent, r.text, r.text_bytes);
             n_sent += r.text_bytes;
             answer_sent(&a, &r);
+            assert_true(begins[n_carried - 1] < n_sent);
+            if (n_carried < n_tokens) assert_true(begins[n_carried] >= n_sent);
         }
         if (!stopped && i < n) {
             size_t whole = utf8_complete_prefix(text, i);
