@@ -35,6 +35,12 @@ int openai_context_init(openai_context *context, const weir_model *model, const 
         context->bos = bos;
         context->bos_bytes = bos_bytes;
     }
+    context->longest_token = 1;
+    for (int32_t token = 0; token < info->n_vocab; token++) {
+        size_t n_bytes = 0;
+        weir_token_bytes(model, token, true, &n_bytes);
+        if (n_bytes > context->longest_token) context->longest_token = n_bytes;
+    }
     if (!chat) return 0;
     context->knows_developer = info->chat_template && strstr(info->chat_template, "developer");
     bool parts = renders(chat, "[{\"type\":\"text\",\"text\":\"" PROBE "\"}]");

@@ -457,9 +457,33 @@ static int tokenize_array(openai_prompt *prompt, const openai_context *context) 
     return 0;
 }
 
+static const char *prompt_field(const openai_request *request) {
+    return request->endpoint == OPENAI_CHAT ? "messages" : "prompt";
+}
+
+static int refuse_long(const openai_request *request, const openai_context *context, const char *at_least, size_t n_tokens,
+                       openai_error *error) {
+    openai_error_add(error, 400, "context_length_exceeded", prompt_field(request),
+                     "the prompt has %s%zu tokens, but the context holds %d with the answer; shorten the prompt or enlarge the "
+                     "context",
+                     at_least, n_tokens, context->n_ctx);
+    error->type = "exceed_context_size_error";
+    error->n_prompt_tokens = (int64_t)n_tokens;
+    error->n_ctx = context->n_ctx;
+    return WEIR_E_CONTEXT;
+}
+
+/* Refuses what cannot fit however it is tokenised: megabytes would hold up the other requests for nothing. The factor leaves
+ * room for normalisations that shorten the text. */
+static int check_length(const openai_request *request, const openai_context *context, size_t n_bytes, openai_error *error) {
+    size_t least = n_bytes / (2 * context->longest_token);
+    return least < (size_t)context->n_ctx ? 0 : refuse_long(request, context, "at least ", least, error);
+}
+
 static int tokenize_prompt(openai_request *request, openai_prompt *prompt, const openai_context *context, openai_error *error) {
     if (request->endpoint == OPENAI_CHAT) {
         TRY(openai_request_render(request, context, &prompt->text, &prompt->text_bytes, error));
+        TRY(check_length(request, context, prompt->text_bytes, error));
         return openai_tokenize(context, prompt->text, prompt->text_bytes, true, true, &prompt->tokens, &prompt->n_tokens);
     }
     if (json_is_array(prompt->source)) {
@@ -469,6 +493,7 @@ static int tokenize_prompt(openai_request *request, openai_prompt *prompt, const
                                NULL);
     }
     prompt->text_bytes = json_string_length(prompt->source);
+    TRY(check_length(request, context, prompt->text_bytes, error));
     prompt->text = malloc(prompt->text_bytes + 1);
     if (!prompt->text) return WEIR_E_NOMEM;
     memcpy(prompt->text, json_string_value(prompt->source), prompt->text_bytes + 1);
@@ -476,7 +501,7 @@ static int tokenize_prompt(openai_request *request, openai_prompt *prompt, const
 }
 
 int openai_request_tokenize(openai_request *request, const openai_context *context, openai_error *error) {
-    const char *field = request->endpoint == OPENAI_CHAT ? "messages" : "prompt";
+    const char *field = prompt_field(request);
     for (size_t i = 0; i < request->n_prompts; i++) {
         openai_prompt *prompt = &request->prompts[i];
         int result = tokenize_prompt(request, prompt, context, error);
@@ -488,16 +513,7 @@ int openai_request_tokenize(openai_request *request, const openai_context *conte
             openai_error_add(error, 400, "invalid_value", field, "'%s' holds no tokens: there is nothing to continue", field);
             return WEIR_E_INVALID;
         }
-        if (prompt->n_tokens < (size_t)context->n_ctx) continue;
-        openai_error_add(
-            error, 400, "context_length_exceeded", field,
-            "the prompt has %zu tokens, but the context holds %d with the answer; shorten the prompt or enlarge the "
-            "context",
-            prompt->n_tokens, context->n_ctx);
-        error->type = "exceed_context_size_error";
-        error->n_prompt_tokens = (int64_t)prompt->n_tokens;
-        error->n_ctx = context->n_ctx;
-        return WEIR_E_CONTEXT;
+        if (prompt->n_tokens >= (size_t)context->n_ctx) return refuse_long(request, context, "", prompt->n_tokens, error);
     }
     return 0;
 }

@@ -26,6 +26,7 @@ typedef struct openai_context {
     const char *bos;       /* text of the BOS token, or "" */
     size_t bos_bytes;
     int32_t n_vocab, n_ctx;
+    size_t longest_token; /* bytes of the vocabulary's longest token, at least 1 */
     openai_content_form content_form;
     bool knows_developer; /* the template mentions the role; otherwise it is given as "system" */
 } openai_context;

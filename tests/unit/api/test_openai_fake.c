@@ -25,6 +25,7 @@ static weir_model model = {.info = {.path = "fake.gguf",
                                     .n_ctx_train = 256}};
 static weir_chat chats[] = {{FAKE_TEMPLATE_TEXT}, {FAKE_TEMPLATE_EITHER}, {FAKE_TEMPLATE_PARTS}, {FAKE_TEMPLATE_RAISES}};
 static char *last_variables;
+static int n_tokenized;
 static char byte_values[256];
 
 const weir_model *fake_model(void) {
@@ -35,6 +36,9 @@ const weir_chat *fake_chat(fake_template mode) {
 }
 void fake_set_chat_template(const char *source) {
     model.info.chat_template = source;
+}
+int fake_n_tokenized(void) {
+    return n_tokenized;
 }
 const char *fake_last_variables(void) {
     return last_variables;
@@ -71,6 +75,7 @@ int64_t weir_tokenize(const weir_model *m, const char *text, size_t n_bytes, boo
                       int32_t *tokens, size_t capacity) {
     size_t n = 0;
     (void)m;
+    n_tokenized++;
     if (add_special && n++ < capacity) tokens[n - 1] = FAKE_BOS;
     for (size_t i = 0; i < n_bytes;) {
         int32_t id = FAKE_BYTE + (unsigned char)text[i];

@@ -30,6 +30,7 @@ int fake_jobs_alive(void);     /* submitted and not released */
 int fake_jobs_submitted(void); /* since fake_set_scripts */
 uint64_t fake_job_seed(int k); /* of the k-th of them */
 
+int fake_n_tokenized(void); /* calls of weir_tokenize so far */
 /* The JSON that the last weir_chat_render got. */
 const char *fake_last_variables(void);
 

@@ -477,6 +477,28 @@ static void too_long_prompts_tell_both_numbers(void **state) {
     buf_free(&out);
 }
 
+/* The longest token of the fake vocabulary has 5 bytes: more than 64 x 2 x 5 bytes cannot fit. */
+static void hopeless_prompts_are_not_tokenised(void **state) {
+    (void)state;
+    openai_context context = context_for(FAKE_TEMPLATE_TEXT);
+    assert_int_equal(context.longest_token, 5);
+    static const size_t lengths[] = {639, 640, 5000000};
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        buf body = BUF_INIT;
+        openai_request request;
+        openai_error error;
+        buf_puts(&body, "{\"prompt\":\"");
+        for (size_t k = 0; k < lengths[i]; k++) buf_putc(&body, 'x');
+        buf_puts(&body, "\"}");
+        int before = fake_n_tokenized();
+        assert_int_equal(read_request(&request, &context, OPENAI_COMPLETION, body.data, &error), WEIR_E_CONTEXT);
+        assert_int_equal(fake_n_tokenized() - before, lengths[i] < 640);
+        assert_int_equal(error.n_prompt_tokens, lengths[i] < 640 ? lengths[i] + 1 : lengths[i] / 10);
+        openai_request_free(&request);
+        buf_free(&body);
+    }
+}
+
 static void deep_nesting_is_no_danger(void **state) {
     (void)state;
     openai_context context = context_for(FAKE_TEMPLATE_TEXT);
@@ -653,6 +675,7 @@ int main(void) {
         cmocka_unit_test(all_problems_are_reported),
         cmocka_unit_test(a_flood_of_problems_is_bounded),
         cmocka_unit_test(too_long_prompts_tell_both_numbers),
+        cmocka_unit_test(hopeless_prompts_are_not_tokenised),
         cmocka_unit_test(deep_nesting_is_no_danger),
         cmocka_unit_test(content_takes_the_template_form),
         cmocka_unit_test(variables_reach_the_template),
