@@ -120,10 +120,10 @@ int client_start(client *c, int port, const char *method, const char *path, cons
     if (body) buf_printf(&request, "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(body));
     buf_printf(&request, "\r\n%s", body ? body : "");
     int result = request.failed ? error_set(err, WEIR_E_NOMEM, "", "no memory for the request") : connect_to(c, port, err);
+    c->sent_us = clock_now_us(); /* before, not after: the answer may come while send returns */
     if (result >= 0 && send(c->fd, request.data, request.n_bytes, MSG_NOSIGNAL) != (ssize_t)request.n_bytes) {
         result = error_set(err, WEIR_E_IO, "", "sending failed: %s", strerror(errno));
     }
-    c->sent_us = clock_now_us();
     if (result >= 0) result = read_head(c, timeout_ms, err);
     buf_free(&request);
     if (result < 0) client_close(c);

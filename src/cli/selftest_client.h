@@ -12,7 +12,7 @@
 typedef struct client {
     int fd; /* -1 = none */
     int status;
-    int64_t sent_us, headers_us, arrived_us; /* last byte of the request left; headers were complete; last read */
+    int64_t sent_us, headers_us, arrived_us; /* the request is about to leave; headers were complete; last read */
     bool chunked, ended;
     int64_t remaining; /* of the body or the chunk; -1 = up to the end of the connection */
     int chunk_state;
