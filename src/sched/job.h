@@ -81,8 +81,8 @@ struct weir_engine {
     bool wake, draining;
     int64_t queue_deadline_us; /* not later than the earliest deadline in the queue */
     /* Engine thread's. */
-    weir_job **running; /* [n_parallel], in order of admission */
-    int32_t n_running;
+    weir_job **running; /* [max_running], in order of admission; at most n_parallel are not parked */
+    int32_t n_running, max_running;
     bool admission_blocked; /* the backend had no room; until a sequence is closed */
     sched_item *items;      /* [n_parallel], of the step */
     weir_job **step_jobs;   /* [n_parallel], of the items */

@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "sched/job.h"
 
-enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512, DEFAULT_QUEUE = 4096 };
+enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512, DEFAULT_QUEUE = 4096, MAX_BATCH = 1 << 24 };
 
 static int64_t now_of(weir_engine *e) {
     return e->backend.now_us(e->backend.context);
@@ -74,7 +74,29 @@ static void finish_abandoned(weir_engine *e, weir_job *job, int64_t now_us) {
     finish_failed(e, job, WEIR_E_CANCELLED, "the reader left the channel full for too long", now_us);
 }
 
-/* Ends what was cancelled or is too late, and lets parked jobs go on whose reader has caught up. */
+/* Jobs that have a part in the next step; at most n_parallel. */
+static int32_t n_stepping(const weir_engine *e) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->n_running; i++) n += job_get_state(e->running[i]) != JOB_PARKED;
+    return n;
+}
+
+/* A parked job whose reader has caught up. */
+static bool may_resume(const weir_job *job) {
+    return job_get_state(job) == JOB_PARKED && channel_drained(&job->events);
+}
+
+/* Lets parked jobs go on, the oldest first, as far as there are places in the step. */
+static void resume_parked(weir_engine *e) {
+    int32_t room = e->n_parallel - n_stepping(e);
+    for (int32_t i = 0; i < e->n_running && room > 0; i++) {
+        if (!may_resume(e->running[i])) continue;
+        job_set_state(e->running[i], JOB_DECODE);
+        room--;
+    }
+}
+
+/* Ends what was cancelled or is too late. */
 static void sweep_running(weir_engine *e, int64_t now_us) {
     for (int32_t i = e->n_running - 1; i >= 0; i--) {
         weir_job *job = e->running[i];
@@ -83,9 +105,7 @@ static void sweep_running(weir_engine *e, int64_t now_us) {
             finish_failed(e, job, WEIR_E_CANCELLED, "the request was cancelled", now_us);
         } else if (job->deadline_us <= now_us) {
             finish_failed(e, job, WEIR_E_TIMEOUT, "the time limit of the request passed", now_us);
-        } else if (parked && channel_drained(&job->events)) {
-            job_set_state(job, JOB_DECODE);
-        } else if (parked && now_us - job->parked_us >= (int64_t)SCHED_PARK_LIMIT_MS * 1000) {
+        } else if (parked && !may_resume(job) && now_us - job->parked_us >= (int64_t)SCHED_PARK_LIMIT_MS * 1000) {
             finish_abandoned(e, job, now_us);
         }
     }
@@ -146,10 +166,16 @@ static void refuse(weir_engine *e, weir_job *job, int code, const weir_error *er
     job_end(job, now_of(e));
 }
 
+/* Whether there is a place for one more. A parked job has none in the step, so that slow readers do not keep others waiting;
+ * but the memory of parked jobs is bounded. */
+static bool has_place(const weir_engine *e) {
+    return n_stepping(e) < e->n_parallel && e->n_running < e->max_running && !e->admission_blocked;
+}
+
 /* In the order of arrival: a job that finds no room keeps those behind it waiting, or a stream of small ones would starve it.
  */
 static void admit(weir_engine *e) {
-    while (e->n_running < e->n_parallel && !e->admission_blocked && !atomic_load(&e->closing)) {
+    while (has_place(e) && !atomic_load(&e->closing)) {
         weir_error err = {0};
         weir_job *job = first_queued(e);
         if (job == NULL) return;
@@ -171,13 +197,8 @@ static void admit(weir_engine *e) {
 
 static bool can_step(const weir_engine *e) {
     for (int32_t i = 0; i < e->n_running; i++)
-        if (job_get_state(e->running[i]) != JOB_PARKED) return true;
+        if (job_get_state(e->running[i]) != JOB_PARKED || may_resume(e->running[i])) return true;
     return false;
-}
-
-/* Under the lock. */
-static bool can_admit(const weir_engine *e) {
-    return e->first && e->n_running < e->n_parallel && !e->admission_blocked;
 }
 
 /* The earliest time at which something is to do although nobody asks for it. Under the lock. */
@@ -196,7 +217,7 @@ static int64_t next_deadline(const weir_engine *e) {
 static void wait_for_work(weir_engine *e) {
     if (can_step(e)) return;
     pthread_mutex_lock(&e->lock);
-    while (!e->wake && !can_admit(e) && !atomic_load(&e->closing)) {
+    while (!e->wake && !(e->first && has_place(e)) && !atomic_load(&e->closing)) {
         int64_t deadline_us = next_deadline(e);
         if (deadline_us == INT64_MAX) {
             pthread_cond_wait(&e->change, &e->lock);
@@ -388,6 +409,7 @@ static void *engine_main(void *arg) {
         int64_t now_us = now_of(e);
         expire_queued(e, now_us);
         sweep_running(e, now_us);
+        resume_parked(e);
         admit(e);
         step(e);
     }
@@ -432,13 +454,17 @@ static int make_engine(weir_engine **out, const sched_backend *backend, const we
     e->queue_deadline_us = INT64_MAX;
     *out = e;
 
+    FAIL_IF(o.n_batch < 0 || o.n_batch > MAX_BATCH || o.n_parallel < 0, err, WEIR_E_INVALID, "options",
+            "a batch of %d tokens for %d sequences; at most %d tokens are possible, and neither may be negative", o.n_batch,
+            o.n_parallel, MAX_BATCH);
     e->n_batch = o.n_batch > 0 ? o.n_batch : DEFAULT_BATCH;
     e->n_parallel = o.n_parallel > 0 ? o.n_parallel : DEFAULT_PARALLEL;
     /* Each decoding sequence has its token in every step. */
     if (e->n_parallel > e->n_batch) e->n_parallel = e->n_batch;
     int64_t max_queue = o.max_queue ? o.max_queue : DEFAULT_QUEUE;
     e->max_jobs = max_queue < 0 ? INT64_MAX : max_queue + e->n_parallel;
-    e->running = calloc((size_t)e->n_parallel + 1, sizeof *e->running);
+    e->max_running = 2 * e->n_parallel;
+    e->running = calloc((size_t)e->max_running, sizeof *e->running);
     e->items = calloc((size_t)e->n_parallel, sizeof *e->items);
     e->step_jobs = calloc((size_t)e->n_parallel, sizeof *e->step_jobs);
     if (e->running == NULL || e->items == NULL || e->step_jobs == NULL || find_eog(e) < 0)

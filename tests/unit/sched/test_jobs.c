@@ -303,6 +303,22 @@ static void bad_requests_are_refused(void **state) {
     fixture_close(&f);
 }
 
+static void bad_options_are_refused(void **state) {
+    (void)state;
+    static const weir_engine_options bad[] = {{.n_batch = -1}, {.n_parallel = -1}, {.n_batch = INT32_MAX}};
+    for (size_t i = 0; i < 3; i++) {
+        fixture f;
+        weir_error err = {0};
+        fixture_init(&f);
+        sched_backend backend = fake_backend(&f.backend);
+        assert_int_equal(sched_open(&f.engine, &backend, &bad[i], &err), WEIR_E_INVALID);
+        assert_null(f.engine);
+        assert_int_equal(atomic_load(&f.backend.n_closes), 1);
+        assert_string_equal(err.place, "options");
+        fake_free(&f.backend);
+    }
+}
+
 static void a_full_queue_refuses(void **state) {
     (void)state;
     fixture f;
@@ -509,6 +525,7 @@ static void a_time_limit_wakes_a_sleeping_engine(void **state) {
     fixture_init(&f);
     f.backend.real_clock = true;
     f.backend.n_ctx = 100000;
+    f.backend.kv_tokens_total = 100000; /* no room for a second one */
     fixture_open(&f, 1, 64, 0);
     weir_job *parked = submit_one(&f, 'a', -1);
     WAIT_UNTIL(job_get_state(parked) == JOB_PARKED);
@@ -643,26 +660,49 @@ static void a_slow_reader_parks_only_itself(void **state) {
     fixture f;
     fixture_init(&f);
     f.backend.n_ctx = 100000;
-    fixture_open(&f, 2, 64, 0);
+    fixture_open(&f, 1, 64, 0);
     weir_job *slow = submit_one(&f, 's', 10000);
     WAIT_UNTIL(job_get_state(slow) == JOB_PARKED);
     assert_int_equal(weir_job_n_output(slow), CHANNEL_MAX_EVENTS);
-    assert_int_equal(atomic_load(&f.backend.n_open), 1); /* it keeps its place */
+    assert_int_equal(atomic_load(&f.backend.n_open), 1); /* it keeps what it has */
+    /* Its place in the step is another's meanwhile, although there is but one. */
     weir_job *other = submit_one(&f, 'o', 500);
     reply r = finish_reply(&other);
     assert_int_equal(r.end.timings.n_output, 500);
     reply_free(&r);
     assert_int_equal(weir_job_n_output(slow), CHANNEL_MAX_EVENTS);
-    /* And loses nothing. */
-    r = finish_reply(&slow);
+    /* When it could go on and the place is taken, it waits for it. */
+    other = hold(&f, 50);
+    weir_event ev;
+    for (int i = 0; i < 3000; i++) assert_int_equal(weir_job_poll(slow, &ev), 1);
+    pass_steps(&f, 20);
+    assert_int_equal(weir_job_n_output(other), 20);
+    assert_int_equal(job_get_state(slow), JOB_PARKED);
+    fake_gate(&f.backend, -1);
+    r = finish_reply(&other);
+    assert_int_equal(r.end.timings.n_output, 50);
+    reply_free(&r);
+    WAIT_UNTIL(weir_job_n_output(slow) > CHANNEL_MAX_EVENTS);
+    /* Two that are parked are all that may be. */
+    weir_job *second = submit_one(&f, 't', 10000), *third = submit_one(&f, 'u', 1);
+    WAIT_UNTIL(job_get_state(slow) == JOB_PARKED && job_get_state(second) == JOB_PARKED);
+    assert_int_equal(weir_job_queue_position(third), 0);
+    weir_job_release(&second);
+    r = finish_reply(&third);
+    assert_int_equal(r.n_events, 1);
+    reply_free(&r);
+    /* And it loses nothing. */
+    r = (reply){.n_events = 3000};
+    while (weir_job_wait(slow, &ev, 10000) == 1 && add_event(&r, &ev)) {
+    }
     assert_int_equal(r.end.stop_reason, WEIR_STOP_LENGTH);
     assert_int_equal(r.n_events, 10000);
+    weir_job_release(&slow);
     static int32_t history[10001];
     history[0] = 's';
-    for (int32_t i = 0; i < 300; i++) history[i + 1] = fake_next(history, i + 1);
-    for (int32_t i = 0; i < 300; i++) assert_int_equal(r.text.data[i], history[i + 1]);
-    memcpy(history + 1, r.tokens.data, 10000 * sizeof(int32_t));
-    for (int32_t n = 4000; n < 4200; n++) assert_int_equal(history[n], fake_next(history, n));
+    for (int32_t i = 0; i < 3000; i++) history[i + 1] = fake_next(history, i + 1);
+    memcpy(history + 3001, r.tokens.data, 7000 * sizeof(int32_t));
+    for (int32_t n = 3001; n < 10001; n += 50) assert_int_equal(history[n], fake_next(history, n));
     reply_free(&r);
     fixture_close(&f);
 }
@@ -816,6 +856,7 @@ int main(void) {
         cmocka_unit_test(log_probabilities_only_when_asked_for),
         cmocka_unit_test(nothing_to_sample_is_an_error),
         cmocka_unit_test(bad_requests_are_refused),
+        cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(a_full_queue_refuses),
         cmocka_unit_test(cancel_in_the_queue_is_immediate),
         cmocka_unit_test(cancel_in_prefill_aborts_the_step),
