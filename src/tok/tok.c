@@ -14,8 +14,8 @@ enum { MAX_TEXT_BYTES = 1 << 30 };
 static const struct {
     const char *model;
     tok_kind kind;
-    const char *pre;                /* the pre-tokeniser it implies, or NULL */
-    int32_t bos, eos, unk, sep;     /* where the file does not say */
+    const char *pre;            /* the pre-tokeniser it implies, or NULL */
+    int32_t bos, eos, unk, sep; /* where the file does not say */
     bool add_bos, add_eos, add_space_prefix;
 } models[] = {
     {"llama", TOK_SPM, NULL, 1, 2, 0, -1, true, false, true},
@@ -29,8 +29,8 @@ static const struct {
 static int no_memory(weir_error *err) { return error_set(err, WEIR_E_NOMEM, "tokenizer.ggml", "out of memory"); }
 
 static int copy_tokens(tok *t, const tok_vocab *vocab, weir_error *err) {
-    static const uint16_t attribute_of_type[] = {0, TOK_IS_NORMAL, TOK_IS_UNKNOWN, TOK_IS_CONTROL, TOK_IS_USER_DEFINED,
-                                                 TOK_IS_UNUSED, TOK_IS_BYTE};
+    static const uint16_t attribute_of_type[] = {
+        0, TOK_IS_NORMAL, TOK_IS_UNKNOWN, TOK_IS_CONTROL, TOK_IS_USER_DEFINED, TOK_IS_UNUSED, TOK_IS_BYTE};
     const size_t n = vocab->n_tokens;
     FAIL_IF(n == 0, err, WEIR_E_FORMAT, "tokenizer.ggml.tokens", "no tokens; a vocabulary needs at least one");
     FAIL_IF(n > INT32_MAX / 2, err, WEIR_E_FORMAT, "tokenizer.ggml.tokens", "%zu tokens are too many", n);
@@ -311,8 +311,8 @@ int tok_decode(const tok *t, const int32_t *ids, size_t n, bool special, buf *ou
     const size_t begin = out->n_bytes;
     bool strip = t->add_space_prefix && (t->kind == TOK_SPM || t->kind == TOK_UNIGRAM);
     for (size_t i = 0; i < n; i++)
-        FAIL_IF(ids[i] < 0 || ids[i] >= t->n_vocab, err, WEIR_E_INVALID, "tokens", "token %zu: id %d is not in 0..%d", i, ids[i],
-                t->n_vocab - 1);
+        FAIL_IF(ids[i] < 0 || ids[i] >= t->n_vocab, err, WEIR_E_INVALID, "tokens", "token %zu: id %d is not in 0..%d", i,
+                ids[i], t->n_vocab - 1);
     for (size_t i = 0; i < n; i++) {
         size_t n_bytes;
         const char *piece = tok_piece(t, ids[i], special, &n_bytes);

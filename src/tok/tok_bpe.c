@@ -1,6 +1,6 @@
 /* Byte pair encoding. Byte-level vocabularies store each byte as a printable character (GPT-2's alphabet); here they are turned
- * back into bytes once, when the tokeniser is opened, so that text is merged as it stands. Raw vocabularies (Gemma 4 and others)
- * are merged by code points and cover what they lack with tokens <0x00>..<0xFF>. */
+ * back into bytes once, when the tokeniser is opened, so that text is merged as it stands. Raw vocabularies (Gemma 4 and
+ * others) are merged by code points and cover what they lack with tokens <0x00>..<0xFF>. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@ static int alphabet_byte(uint32_t c) {
     if ((c >= 0x21 && c <= 0x7E) || (c >= 0xA1 && c <= 0xAC) || (c >= 0xAE && c <= 0xFF)) return (int)c;
     if (c < 0x100 || c > 0x143) return -1;
     c -= 0x100;
-    if (c <= 0x20) return (int)c;                  /* 0x00..0x20 */
+    if (c <= 0x20) return (int)c;                      /* 0x00..0x20 */
     if (c <= 0x20 + 34) return (int)(c - 0x21 + 0x7F); /* 0x7F..0xA0 */
     return 0xAD;
 }
@@ -101,8 +101,9 @@ static void encode_valid(const tok *t, tok_work *w, const char *text, size_t n_b
         const size_t end = w->ends[0][i];
         uint32_t c;
         utf8_decode(text + begin, end - begin, &c);
-        if (t->traits.drop_spaces && (utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_ZS || c == '\n' || c == '\t' ||
-                                      c == '\r' || c == '\f' || c == '\v' || c == 0x85 || c == 0x2028 || c == 0x2029))
+        if (t->traits.drop_spaces &&
+            (utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_ZS || c == '\n' || c == '\t' || c == '\r' ||
+             c == '\f' || c == '\v' || c == 0x85 || c == 0x2028 || c == 0x2029))
             continue;
         encode_word(t, w, text + begin, end - begin);
     }
@@ -213,7 +214,8 @@ static int add_merge(tok *t, size_t rank, tok_string merge, char *bytes, weir_er
 
 int tok_bpe_open(tok *t, const tok_vocab *vocab, weir_error *err) {
     TRY(open_symbols(t, err));
-    FAIL_IF(vocab->n_merges >= UINT32_MAX, err, WEIR_E_FORMAT, "tokenizer.ggml.merges", "%zu merges are too many", vocab->n_merges);
+    FAIL_IF(vocab->n_merges >= UINT32_MAX, err, WEIR_E_FORMAT, "tokenizer.ggml.merges", "%zu merges are too many",
+            vocab->n_merges);
     if (!tok_pairs_reserve(&t->pairs, vocab->n_merges)) return no_memory(err);
     size_t longest = 0;
     for (size_t i = 0; i < vocab->n_merges; i++)

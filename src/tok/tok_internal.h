@@ -24,9 +24,9 @@ typedef enum tok_attribute {
 /* Strings to their index. The strings themselves lie in an array that the caller passes each time. */
 typedef struct tok_string_table {
     struct tok_string_slot {
-        uint32_t tag; /* upper half of the hash */
+        uint32_t tag;  /* upper half of the hash */
         int32_t index; /* -1 = empty */
-    } *slots;
+    } * slots;
     size_t mask, n; /* capacity - 1; 0 while empty */
 } tok_string_table;
 
@@ -44,13 +44,13 @@ typedef struct tok_pair_table {
         int32_t left, right; /* left = -1: empty */
         uint32_t rank;
         int32_t merged;
-    } *slots;
+    } * slots;
     size_t mask;
 } tok_pair_table;
 
 bool tok_pairs_reserve(tok_pair_table *table, size_t n);
 void tok_pairs_free(tok_pair_table *table);
-const struct tok_pair_slot *tok_pairs_find(const tok_pair_table *table, int32_t left, int32_t right); /* NULL if absent */
+const struct tok_pair_slot *tok_pairs_find(const tok_pair_table *table, int32_t left, int32_t right);  /* NULL if absent */
 void tok_pairs_add(tok_pair_table *table, int32_t left, int32_t right, uint32_t rank, int32_t merged); /* the first one stays */
 
 /* A trie over bytes whose edges lie in one hash table. A node may carry two values, of different sets of strings. */
@@ -59,7 +59,7 @@ typedef struct tok_trie {
     struct tok_trie_edge {
         uint64_t key; /* parent node * 256 + byte + 1; 0 = empty */
         uint32_t child;
-    } *edges;
+    } * edges;
     int32_t (*values)[TOK_TRIE_SETS]; /* per node; -1 = none */
     size_t mask, n_nodes;
     bool starts[256]; /* whether any string begins with the byte */
@@ -110,17 +110,18 @@ static inline void tok_emit(tok_work *w, int32_t id) {
 /* Grows an array of the scratch to hold `n` items of `size` bytes; false (and w->failed) = out of memory. */
 bool tok_work_grow(tok_work *w, void **array, size_t *capacity, size_t n, size_t size);
 
-/* ---- tok_pre.c: how text is cut into words before merging ------------------------------------------------------------------ */
+/* ---- tok_pre.c: how text is cut into words before merging ------------------------------------------------------------------
+ */
 
 typedef struct tok_pre tok_pre; /* compiled rules */
 typedef struct tok_pre_traits {
-    bool raw;           /* merges run on the text itself, not on GPT-2's alphabet of bytes */
-    bool escape_spaces; /* ' ' is stored as U+2581 */
-    bool drop_spaces;   /* white space is dropped after splitting */
+    bool raw;            /* merges run on the text itself, not on GPT-2's alphabet of bytes */
+    bool escape_spaces;  /* ' ' is stored as U+2581 */
+    bool drop_spaces;    /* white space is dropped after splitting */
     bool whole_newlines; /* a run of newlines that is a token is taken whole */
-    bool ignore_merges; /* a word that is a token is taken whole */
-    bool add_bos;       /* default */
-    bool force_bos;     /* whatever the file says */
+    bool ignore_merges;  /* a word that is a token is taken whole */
+    bool add_bos;        /* default */
+    bool force_bos;      /* whatever the file says */
 } tok_pre_traits;
 
 /* WEIR_E_UNSUPPORTED for a name that the table lacks (empty: "default"), WEIR_E_NOMEM, WEIR_E_INTERNAL. */
@@ -130,7 +131,8 @@ void tok_pre_close(tok_pre **pre);
 bool tok_pre_split(const tok_pre *pre, tok_work *w, const char *text, size_t n_bytes);
 void tok_pre_work_free(tok_work *w);
 
-/* ---- the tokeniser ---------------------------------------------------------------------------------------------------------- */
+/* ---- the tokeniser ----------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct tok_charsmap { /* see tok_unigram.c */
     uint32_t *units;
@@ -157,7 +159,8 @@ struct tok {
     /* byte-level BPE. Symbols are the tokens and, after them, steps of merges that are no tokens. */
     tok_pre *pre;
     tok_pre_traits traits;
-    tok_string *symbols; /* [n_symbols] the bytes each stands for; the same array as texts when traits.raw and nothing was added */
+    tok_string
+        *symbols; /* [n_symbols] the bytes each stands for; the same array as texts when traits.raw and nothing was added */
     size_t n_symbols, symbols_capacity;
     tok_string_table by_symbol;
     tok_pair_table pairs;

@@ -3,9 +3,9 @@
  * Owns the compiled expressions. Knows nothing of vocabularies. Compiled rules may be used by any thread.
  *
  * The expressions are those that the models were trained with (the `pre_tokenizer` of their tokenizer.json), where \s is spelt
- * out as Unicode's White_Space, because PCRE2 also counts U+180E, and \p{Han} is \p{sc:Han}, because PCRE2 would take the script
- * extensions, which have punctuation. What a rule does not match between two matches is a piece of
- * its own. Rules for which no expression takes linear time are functions. */
+ * out as Unicode's White_Space, because PCRE2 also counts U+180E, and \p{Han} is \p{sc:Han}, because PCRE2 would take the
+ * script extensions, which have punctuation. What a rule does not match between two matches is a piece of its own. Rules for
+ * which no expression takes linear time are functions. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <stdlib.h>
@@ -33,7 +33,7 @@ enum { MAX_RULES = 6 };
 /* Words in camel case: capitals and what has no case, then small letters and what has no case. */
 #define CAPITAL "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define SMALL "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define CASED(capital, small, suffix)                                                                                           \
+#define CASED(capital, small, suffix)                                                                                          \
     "[^\\r\\n\\p{L}\\p{N}]?" capital "*" small "+" suffix "|[^\\r\\n\\p{L}\\p{N}]?" capital "+" small "*" suffix "|"
 #define RE_GPT4O CASED(CAPITAL, SMALL, CONTRACTION "?") "\\p{N}{1,3}|" OTHER "[\\r\\n/]*|" NEWLINES S_TAIL
 /* The same without Han, written as the complement of everything else, for lack of an intersection of classes. */
@@ -41,33 +41,33 @@ enum { MAX_RULES = 6 };
 #define SMALL_NOT_HAN "[^\\p{Lu}\\p{Lt}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{sc:Han}]"
 
 #define ASCII_PUNCTUATION "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~]"
-#define RE_DEEPSEEK3_WORDS                                                                                                       \
+#define RE_DEEPSEEK3_WORDS                                                                                                     \
     ASCII_PUNCTUATION "[A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" NEWLINES S_TAIL
 #define RE_KANA "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{30ff}]+"
 #define RE_DEEPSEEK_CJK "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
 #define RE_BLOOM " ?[^(" SPACES "|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"
 
 /* The cased letters of an older Unicode, as DeepSeek LLM lists them. */
-#define RE_DEEPSEEK_LETTERS                                                                                                      \
-    S "?[A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}\\x{295}-\\x{2af}"            \
-      "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-\\x{38a}\\x{38c}\\x{38e}-\\x{3a1}"               \
-      "\\x{3a3}-\\x{3f5}\\x{3f7}-\\x{481}\\x{48a}-\\x{52f}\\x{531}-\\x{556}\\x{10a0}-\\x{10c5}\\x{13a0}-\\x{13f5}"                 \
-      "\\x{13f8}-\\x{13fd}\\x{1c90}-\\x{1cba}\\x{1cbd}-\\x{1cbf}\\x{1d00}-\\x{1d2b}\\x{1d6b}-\\x{1d77}\\x{1d79}-\\x{1d9a}"         \
-      "\\x{1e00}-\\x{1f15}\\x{1f18}-\\x{1f1d}\\x{1f20}-\\x{1f45}\\x{1f48}-\\x{1f4d}\\x{1f50}-\\x{1f57}\\x{1f59}\\x{1f5b}"          \
-      "\\x{1f5d}\\x{1f5f}-\\x{1f7d}\\x{1f80}-\\x{1fb4}\\x{1fb6}-\\x{1fbc}\\x{1fbe}\\x{1fc2}-\\x{1fc4}\\x{1fc6}-\\x{1fcc}"          \
-      "\\x{1fd0}-\\x{1fd3}\\x{1fd6}-\\x{1fdb}\\x{1fe0}-\\x{1fec}\\x{1ff2}-\\x{1ff4}\\x{1ff6}-\\x{1ffc}\\x{2102}\\x{2107}"          \
-      "\\x{210a}-\\x{2113}\\x{2115}\\x{2119}-\\x{211d}\\x{2124}\\x{2126}\\x{2128}\\x{212a}-\\x{212d}\\x{212f}-\\x{2134}"           \
-      "\\x{2139}\\x{213c}-\\x{213f}\\x{2145}-\\x{2149}\\x{214e}\\x{2183}\\x{2184}\\x{2c00}-\\x{2c7b}\\x{2c7e}-\\x{2ce4}"           \
-      "\\x{2ceb}-\\x{2cee}\\x{2cf2}\\x{2cf3}\\x{a640}-\\x{a66d}\\x{a680}-\\x{a69b}\\x{a722}-\\x{a76f}\\x{a771}-\\x{a787}"          \
-      "\\x{a78b}-\\x{a78e}\\x{ab70}-\\x{abbf}\\x{fb00}-\\x{fb06}\\x{fb13}-\\x{fb17}\\x{ff21}-\\x{ff3a}\\x{ff41}-\\x{ff5a}"         \
-      "\\x{10400}-\\x{1044f}\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}\\x{10cc0}-\\x{10cf2}"                 \
+#define RE_DEEPSEEK_LETTERS                                                                                                    \
+    S "?[A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}\\x{295}-\\x{2af}"       \
+      "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-\\x{38a}\\x{38c}\\x{38e}-\\x{3a1}"           \
+      "\\x{3a3}-\\x{3f5}\\x{3f7}-\\x{481}\\x{48a}-\\x{52f}\\x{531}-\\x{556}\\x{10a0}-\\x{10c5}\\x{13a0}-\\x{13f5}"             \
+      "\\x{13f8}-\\x{13fd}\\x{1c90}-\\x{1cba}\\x{1cbd}-\\x{1cbf}\\x{1d00}-\\x{1d2b}\\x{1d6b}-\\x{1d77}\\x{1d79}-\\x{1d9a}"     \
+      "\\x{1e00}-\\x{1f15}\\x{1f18}-\\x{1f1d}\\x{1f20}-\\x{1f45}\\x{1f48}-\\x{1f4d}\\x{1f50}-\\x{1f57}\\x{1f59}\\x{1f5b}"      \
+      "\\x{1f5d}\\x{1f5f}-\\x{1f7d}\\x{1f80}-\\x{1fb4}\\x{1fb6}-\\x{1fbc}\\x{1fbe}\\x{1fc2}-\\x{1fc4}\\x{1fc6}-\\x{1fcc}"      \
+      "\\x{1fd0}-\\x{1fd3}\\x{1fd6}-\\x{1fdb}\\x{1fe0}-\\x{1fec}\\x{1ff2}-\\x{1ff4}\\x{1ff6}-\\x{1ffc}\\x{2102}\\x{2107}"      \
+      "\\x{210a}-\\x{2113}\\x{2115}\\x{2119}-\\x{211d}\\x{2124}\\x{2126}\\x{2128}\\x{212a}-\\x{212d}\\x{212f}-\\x{2134}"       \
+      "\\x{2139}\\x{213c}-\\x{213f}\\x{2145}-\\x{2149}\\x{214e}\\x{2183}\\x{2184}\\x{2c00}-\\x{2c7b}\\x{2c7e}-\\x{2ce4}"       \
+      "\\x{2ceb}-\\x{2cee}\\x{2cf2}\\x{2cf3}\\x{a640}-\\x{a66d}\\x{a680}-\\x{a69b}\\x{a722}-\\x{a76f}\\x{a771}-\\x{a787}"      \
+      "\\x{a78b}-\\x{a78e}\\x{ab70}-\\x{abbf}\\x{fb00}-\\x{fb06}\\x{fb13}-\\x{fb17}\\x{ff21}-\\x{ff3a}\\x{ff41}-\\x{ff5a}"     \
+      "\\x{10400}-\\x{1044f}\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}\\x{10cc0}-\\x{10cf2}"              \
       "\\x{118a0}-\\x{118df}\\x{1e900}-\\x{1e943}]+"
 
 /* Rules that are functions, named where an expression would stand. */
-#define FN_TRAILING_SPACE "trailing space"  /* \s+$ */
-#define FN_NUMBERS_BY_3 "numbers by 3"      /* \p{N} in groups of three, counted from the right */
-#define FN_DIGITS_BY_3 "digits by 3"        /* \d{1,3}(?=(?:\d{3})*\b) */
-#define FN_NUMBER_RUNS_BY_3 "number runs"   /* \p{N}+, then a cut wherever (?=(\d{3})+(?!\d)) holds */
+#define FN_TRAILING_SPACE "trailing space" /* \s+$ */
+#define FN_NUMBERS_BY_3 "numbers by 3"     /* \p{N} in groups of three, counted from the right */
+#define FN_DIGITS_BY_3 "digits by 3"       /* \d{1,3}(?=(?:\d{3})*\b) */
+#define FN_NUMBER_RUNS_BY_3 "number runs"  /* \p{N}+, then a cut wherever (?=(\d{3})+(?!\d)) holds */
 
 typedef struct scheme {
     const char *name;
@@ -86,18 +86,19 @@ static const scheme schemes[] = {
      {CONTRACTION "|" WORD "\\p{N}{1,3}|" OTHER "[\\r\\n]*|" NEWLINES S "{512}(?![^" SPACES "])|" S "{256}(?![^" SPACES "])|" S
                   "{128}(?![^" SPACES "])|" S "{64}(?![^" SPACES "])|" S "{32}(?![^" SPACES "])|" S "{16}(?![^" SPACES "])|" S
                   "{8}(?![^" SPACES "])|" S "{4}(?![^" SPACES "])|" S "{1,2}(?![^" SPACES "])|" S}},
-    {"minicpm5",
-     {"\\p{N}{1,3}", CONTRACTION "|" WORD "\\p{N}+|" OTHER "[\\r\\n]*|" NEWLINES S_TAIL},
-     {.ignore_merges = true}},
+    {"minicpm5", {"\\p{N}{1,3}", CONTRACTION "|" WORD "\\p{N}+|" OTHER "[\\r\\n]*|" NEWLINES S_TAIL}, {.ignore_merges = true}},
     {"qwen2", {RE_QWEN2}},
     {"qwen35",
-     {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" SPACES "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" NEWLINES S_TAIL}},
+     {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" SPACES
+                  "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" NEWLINES S_TAIL}},
     {"ufakzeka", {WORD "\\p{N}|" OTHER "[\\r\\n]*|" NEWLINES S_TAIL}},
     {"laguna", {"[^\\n]+|[\\n]+", RE_QWEN2}},
     {"exaone-moe",
-     {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}\\p{M}*(?: ?\\p{L}\\p{M}*)*+|\\p{N}|" OTHER "[\\r\\n/]?|" S "*[\\r\\n]|" S_TAIL}},
+     {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}\\p{M}*(?: ?\\p{L}\\p{M}*)*+|\\p{N}|" OTHER "[\\r\\n/]?|" S
+                  "*[\\r\\n]|" S_TAIL}},
     {"bailingmoe",
-     {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^" SPACES "\\p{L}\\p{N}]++[\\r\\n]*|" S "*[\\r\\n]|" S_TAIL}},
+     {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^" SPACES "\\p{L}\\p{N}]++[\\r\\n]*|" S
+      "*[\\r\\n]|" S_TAIL}},
     {"seed-coder", {CONTRACTION "|" WORD "\\p{N}| ?[^" SPACES "\\p{L}\\p{N}\\r\\n]+|" NEWLINES S_TAIL}},
     {"deepseek-llm",
      {"[\\r\\n]", RE_DEEPSEEK_LETTERS,
@@ -126,7 +127,8 @@ static const scheme schemes[] = {
      {"<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\\t\\n]|    |  ", "\\p{N}", "[\\p{P}!-/:-@\\[-`{-~]", RE_GPT2},
      {.add_bos = true}},
     {"kimi-k2",
-     {"\\p{sc:Han}+|" CASED(CAPITAL_NOT_HAN, SMALL_NOT_HAN, CONTRACTION "?") "\\p{N}{1,3}|" OTHER "[\\r\\n]*|" NEWLINES S_TAIL}},
+     {"\\p{sc:Han}+|" CASED(CAPITAL_NOT_HAN, SMALL_NOT_HAN, CONTRACTION "?") "\\p{N}{1,3}|" OTHER
+                                                                             "[\\r\\n]*|" NEWLINES S_TAIL}},
     {"superbpe", {FN_NUMBER_RUNS_BY_3}},
     {"afmoe",
      {FN_NUMBERS_BY_3,
@@ -146,23 +148,64 @@ static const struct {
     const char *name, *scheme;
 } aliases[] = {
     {"", "default"},
-    {"phi-2", "gpt-2"}, {"jina-es", "gpt-2"}, {"jina-de", "gpt-2"}, {"gigachat", "gpt-2"}, {"jina-v2-es", "gpt-2"},
-    {"jina-v2-de", "gpt-2"}, {"a.x-4.0", "gpt-2"}, {"mellum", "gpt-2"}, {"modern-bert", "gpt-2"}, {"jina-v1-en", "gpt-2"},
-    {"jina-v2-code", "gpt-2"}, {"roberta-bpe", "gpt-2"}, {"mpt", "gpt-2"}, {"olmo", "gpt-2"}, {"jais", "gpt-2"},
-    {"exaone4", "gpt-2"}, {"trillion", "gpt-2"}, {"granite-docling", "gpt-2"},
-    {"starcoder", "digits+gpt-2"}, {"refact", "digits+gpt-2"}, {"command-r", "digits+gpt-2"}, {"smollm", "digits+gpt-2"},
-    {"codeshell", "digits+gpt-2"}, {"exaone", "digits+gpt-2"}, {"minerva-7b", "digits+gpt-2"}, {"mellum2", "digits+gpt-2"},
-    {"llama3", "llama-bpe"}, {"llama-v3", "llama-bpe"}, {"falcon3", "llama-bpe"}, {"falcon-h1", "llama-bpe"},
-    {"pixtral", "llama-bpe"}, {"midm-2.0", "llama-bpe"}, {"lfm2", "llama-bpe"}, {"jina-v5-nano", "llama-bpe"},
-    {"dbrx", "llama-bpe with merges"}, {"smaug-bpe", "llama-bpe with merges"}, {"chatglm-bpe", "llama-bpe with merges"},
+    {"phi-2", "gpt-2"},
+    {"jina-es", "gpt-2"},
+    {"jina-de", "gpt-2"},
+    {"gigachat", "gpt-2"},
+    {"jina-v2-es", "gpt-2"},
+    {"jina-v2-de", "gpt-2"},
+    {"a.x-4.0", "gpt-2"},
+    {"mellum", "gpt-2"},
+    {"modern-bert", "gpt-2"},
+    {"jina-v1-en", "gpt-2"},
+    {"jina-v2-code", "gpt-2"},
+    {"roberta-bpe", "gpt-2"},
+    {"mpt", "gpt-2"},
+    {"olmo", "gpt-2"},
+    {"jais", "gpt-2"},
+    {"exaone4", "gpt-2"},
+    {"trillion", "gpt-2"},
+    {"granite-docling", "gpt-2"},
+    {"starcoder", "digits+gpt-2"},
+    {"refact", "digits+gpt-2"},
+    {"command-r", "digits+gpt-2"},
+    {"smollm", "digits+gpt-2"},
+    {"codeshell", "digits+gpt-2"},
+    {"exaone", "digits+gpt-2"},
+    {"minerva-7b", "digits+gpt-2"},
+    {"mellum2", "digits+gpt-2"},
+    {"llama3", "llama-bpe"},
+    {"llama-v3", "llama-bpe"},
+    {"falcon3", "llama-bpe"},
+    {"falcon-h1", "llama-bpe"},
+    {"pixtral", "llama-bpe"},
+    {"midm-2.0", "llama-bpe"},
+    {"lfm2", "llama-bpe"},
+    {"jina-v5-nano", "llama-bpe"},
+    {"dbrx", "llama-bpe with merges"},
+    {"smaug-bpe", "llama-bpe with merges"},
+    {"chatglm-bpe", "llama-bpe with merges"},
     {"glm5", "glm4"},
-    {"deepseek-r1-qwen", "qwen2"}, {"kormo", "qwen2"}, {"f2llmv2", "qwen2"}, {"stablelm2", "qwen2"}, {"megrez", "qwen2"},
-    {"hunyuan", "qwen2"}, {"solar-open", "qwen2"}, {"grok-2", "qwen2"},
-    {"hunyuan-dense", "deepseek-v3"}, {"joyai-llm", "deepseek-v3"}, {"hy_v4", "deepseek-v3"},
-    {"poro-chat", "bloom"}, {"gpt3-finnish", "bloom"},
-    {"llama4", "gpt-4o"}, {"kanana2", "gpt-4o"}, {"talkie", "gpt-4o"}, {"minimax-m2", "gpt-4o"},
+    {"deepseek-r1-qwen", "qwen2"},
+    {"kormo", "qwen2"},
+    {"f2llmv2", "qwen2"},
+    {"stablelm2", "qwen2"},
+    {"megrez", "qwen2"},
+    {"hunyuan", "qwen2"},
+    {"solar-open", "qwen2"},
+    {"grok-2", "qwen2"},
+    {"hunyuan-dense", "deepseek-v3"},
+    {"joyai-llm", "deepseek-v3"},
+    {"hy_v4", "deepseek-v3"},
+    {"poro-chat", "bloom"},
+    {"gpt3-finnish", "bloom"},
+    {"llama4", "gpt-4o"},
+    {"kanana2", "gpt-4o"},
+    {"talkie", "gpt-4o"},
+    {"minimax-m2", "gpt-4o"},
     {"cohere2moe", "tiny_aya"},
-    {"bailingmoe2", "bailingmoe"}, {"llada-moe", "bailingmoe"},
+    {"bailingmoe2", "bailingmoe"},
+    {"llada-moe", "bailingmoe"},
     {"granite-embed-multi-311m", "gemma4"},
 };
 
@@ -171,7 +214,7 @@ static const struct {
 typedef void (*split_fn)(tok_work *w, const char *text, size_t begin, size_t end);
 
 typedef struct rule {
-    split_fn split;    /* or NULL: */
+    split_fn split; /* or NULL: */
     pcre2_code *code;
 } rule;
 
@@ -182,7 +225,8 @@ struct tok_pre {
 
 /* Ends a piece in the list that is being made; the loop over the rules has reserved nothing, so that this may fail. */
 static void push_end(tok_work *w, size_t end) {
-    if (tok_work_grow(w, (void **)&w->ends[0], &w->ends_capacity[0], w->n_ends + 1, sizeof(size_t))) w->ends[0][w->n_ends++] = end;
+    if (tok_work_grow(w, (void **)&w->ends[0], &w->ends_capacity[0], w->n_ends + 1, sizeof(size_t)))
+        w->ends[0][w->n_ends++] = end;
 }
 
 static bool is_space(uint32_t c) {
@@ -263,31 +307,33 @@ static void split_digits_by_3(tok_work *w, const char *text, size_t begin, size_
     split_runs(w, text, begin, end, CLASS_DIGIT, true);
 }
 
-/* Numbers are pieces; inside them only runs of ASCII digits are grouped. */
+/* Cuts text[begin, end), a run of numbers, wherever a multiple of three ASCII digits follows, and at its end. */
+static void push_number_run(tok_work *w, const char *text, size_t begin, size_t end) {
+    size_t piece = begin;
+    for (size_t at = begin; at < end;) {
+        size_t n = 0;
+        while (at + n < end && text[at + n] >= '0' && text[at + n] <= '9') n++;
+        for (; n > 0; n--, at++)
+            if (n % 3 == 0 && at > piece) push_end(w, piece = at);
+        if (at < end) at++; /* the rest of another character is no digit */
+    }
+    push_end(w, end);
+}
+
 static void split_number_runs(tok_work *w, const char *text, size_t begin, size_t end) {
     size_t piece = begin;
     for (size_t at = begin; at < end;) {
         uint32_t c;
-        const size_t length = utf8_decode(text + at, end - at, &c);
-        if (!(class_of(c) & CLASS_NUMBER)) {
+        const size_t run = at;
+        size_t length = 0;
+        while (at < end && (length = utf8_decode(text + at, end - at, &c), class_of(c) & CLASS_NUMBER)) at += length;
+        if (at > run) {
+            if (run > piece) push_end(w, run);
+            push_number_run(w, text, run, at);
+            piece = at;
+        } else {
             at += length;
-            continue;
         }
-        if (at > piece) push_end(w, at);
-        while (at < end && utf8_decode(text + at, end - at, &c) && (class_of(c) & CLASS_NUMBER)) {
-            const size_t run = at;
-            while (at < end && text[at] >= '0' && text[at] <= '9') at++;
-            if (at > run) {
-                /* A group of fewer than three digits joins the number before it, for there is no cut in front of it. */
-                if (run > piece && (at - run) % 3 == 0) push_end(w, run);
-                push_groups(w, text, run, at, at - run);
-                piece = at;
-            } else {
-                at += utf8_decode(text + at, end - at, &c);
-            }
-        }
-        if (at > piece) push_end(w, at);
-        piece = at;
     }
     if (end > piece) push_end(w, end);
 }
@@ -363,8 +409,8 @@ static int compile_rule(rule *r, const char *source, weir_error *err) {
     if (r->split) return 0;
     int code;
     PCRE2_SIZE offset;
-    r->code = pcre2_compile((PCRE2_SPTR)source, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK, &code, &offset,
-                            NULL);
+    r->code = pcre2_compile((PCRE2_SPTR)source, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK, &code,
+                            &offset, NULL);
     FAIL_IF(r->code == NULL && code == PCRE2_ERROR_HEAP_FAILED, err, WEIR_E_NOMEM, "tokenizer.ggml.pre", "out of memory");
     if (r->code == NULL) {
         PCRE2_UCHAR text[128];

@@ -1,5 +1,5 @@
-/* Tokens that are found in the text before anything else, and what their names tell: which ones end a generation, which ones are
- * control tokens although the file says otherwise. Files name few of them by id, so the names of known models decide. */
+/* Tokens that are found in the text before anything else, and what their names tell: which ones end a generation, which ones
+ * are control tokens although the file says otherwise. Files name few of them by id, so the names of known models decide. */
 #include <string.h>
 
 #include "base/error.h"
@@ -7,9 +7,28 @@
 
 /* Tokens that end a generation. */
 static const char *const end_names[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>",
-    "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>",
-    "<|tool_response>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[e~[",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "[e~[",
 };
 
 /* Fill in the middle, in the order of tok_vocab.fim: where the file names none, the first of these that there is. */
@@ -17,12 +36,15 @@ static const struct {
     const char *names[9];
     bool ends; /* the token also ends a generation */
 } fim_kinds[TOK_N_FIM] = {
-    {{"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\uff5cfim\u2581begin\uff5c>", "<PRE>",
-      "\u2581<PRE>", "<|code_prefix|>", "<|prefix|>"}, false},
-    {{"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<\uff5cfim\u2581hole\uff5c>", "<SUF>",
-      "\u2581<SUF>", "<|code_suffix|>", "<|suffix|>"}, false},
-    {{"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<\uff5cfim\u2581end\uff5c>", "<MID>",
-      "\u2581<MID>", "<|code_middle|>", "<|middle|>"}, false},
+    {{"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\uff5cfim\u2581begin\uff5c>", "<PRE>", "\u2581<PRE>",
+      "<|code_prefix|>", "<|prefix|>"},
+     false},
+    {{"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<\uff5cfim\u2581hole\uff5c>", "<SUF>", "\u2581<SUF>",
+      "<|code_suffix|>", "<|suffix|>"},
+     false},
+    {{"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<\uff5cfim\u2581end\uff5c>", "<MID>", "\u2581<MID>", "<|code_middle|>",
+      "<|middle|>"},
+     false},
     {{"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"}, true},
     {{"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"}, true},
     {{"<|file_sep|>"}, true},
@@ -69,7 +91,8 @@ static void mark_ends(tok *t, const tok_vocab *vocab) {
     if (calls && (ends(t, "<|return|>") || ends(t, "<|flush|>")) && ends(t, "<|end|>"))
         set_kind(t, find(t, "<|end|>"), TOK_IS_USER_DEFINED);
     /* In Gemma 4 and PLaMo </s> is ordinary text. */
-    if ((ends(t, "<|tool_response>") || ends(t, "<|plamo:eos|>")) && ends(t, "</s>")) set_kind(t, find(t, "</s>"), TOK_IS_NORMAL);
+    if ((ends(t, "<|tool_response>") || ends(t, "<|plamo:eos|>")) && ends(t, "</s>"))
+        set_kind(t, find(t, "</s>"), TOK_IS_NORMAL);
 }
 
 static void mark_strip(tok *t, const tok_vocab *vocab) {

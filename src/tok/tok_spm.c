@@ -83,7 +83,6 @@ static bool has_inner_space(tok_string s) {
 int tok_spm_open(tok *t, weir_error *err) {
     (void)err;
     t->cut_at_spaces = true;
-    for (int32_t id = 0; id < t->n_vocab && t->cut_at_spaces; id++)
-        t->cut_at_spaces = !has_inner_space(t->texts[id]);
+    for (int32_t id = 0; id < t->n_vocab && t->cut_at_spaces; id++) t->cut_at_spaces = !has_inner_space(t->texts[id]);
     return 0;
 }

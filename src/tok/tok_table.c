@@ -7,7 +7,8 @@
 
 #include "base/checked.h"
 
-/* One seed for the process, so that colliding keys cannot be prepared. It changes the order inside the tables, never a result. */
+/* One seed for the process, so that colliding keys cannot be prepared. It changes the order inside the tables, never a result.
+ */
 static uint64_t hash_seed(void) {
     static uint64_t seed; /* atomic below */
     uint64_t value = __atomic_load_n(&seed, __ATOMIC_RELAXED);

@@ -9,9 +9,9 @@
 #include "tok/tok_internal.h"
 
 /* The table is a double array (Kanda 2018) over bytes, stored as 32-bit units: bits 0-7 the byte that leads to a node, bit 8
- * whether a string ends there, bits 10-30 the offset to its children (times 256 if bit 9 is set). Where a string ends, the child
- * over byte 0 holds the offset of its replacement, a NUL-terminated string. Indices are checked at each step: a table that leads
- * outside itself replaces nothing there. */
+ * whether a string ends there, bits 10-30 the offset to its children (times 256 if bit 9 is set). Where a string ends, the
+ * child over byte 0 holds the offset of its replacement, a NUL-terminated string. Indices are checked at each step: a table
+ * that leads outside itself replaces nothing there. */
 static uint32_t unit_offset(uint32_t unit) { return (unit >> 10) << ((unit & (1u << 9)) >> 6); }
 
 /* The longest prefix of the text that the table replaces: its length (0 = none) and what stands for it. */
@@ -92,7 +92,8 @@ static void cover(const tok *t, const char *text, size_t n_bytes, best_cover *be
             const int32_t id = t->words.values[node][TOK_TRIE_ALL];
             if (id < 0) continue;
             single = single || end + 1 - at == length;
-            improve(&best[end + 1], best[at].score + (t->attributes[id] & TOK_IS_USER_DEFINED ? 0.0 : (double)t->scores[id]), at, id);
+            improve(&best[end + 1], best[at].score + (t->attributes[id] & TOK_IS_USER_DEFINED ? 0.0 : (double)t->scores[id]),
+                    at, id);
         }
         if (!single) improve(&best[at + length], best[at].score + (double)t->unknown_score, at, t->unk);
     }
@@ -138,7 +139,8 @@ static int open_charsmap(tok *t, const tok_vocab *vocab, weir_error *err) {
     FAIL_IF(n < 4, err, WEIR_E_FORMAT, place, "%zu bytes are too few for a header of 4", n);
     const unsigned char *p = vocab->charsmap;
     const size_t n_array = (size_t)p[0] | (size_t)p[1] << 8 | (size_t)p[2] << 16 | (size_t)p[3] << 24;
-    FAIL_IF(n_array % 4 != 0 || n_array + 4 >= n, err, WEIR_E_FORMAT, place, "an array of %zu bytes does not fit in %zu", n_array, n);
+    FAIL_IF(n_array % 4 != 0 || n_array + 4 >= n, err, WEIR_E_FORMAT, place, "an array of %zu bytes does not fit in %zu",
+            n_array, n);
     FAIL_IF(p[n - 1] != 0, err, WEIR_E_FORMAT, place, "the last replacement does not end in NUL");
     uint32_t *units = arena_array(&t->memory, n_array / 4 + 1, sizeof *units);
     char *replacements = arena_strndup(&t->memory, (const char *)p + 4 + n_array, n - 4 - n_array);

@@ -107,6 +107,7 @@ int tok_wordpiece_open(tok *t, const tok_vocab *vocab, weir_error *err) {
     t->strip_accents = vocab->has_strip_accents ? vocab->strip_accents : t->lowercase;
     for (int32_t id = 0; id < t->n_vocab; id++) n_bytes += t->texts[id].n_bytes;
     FAIL_IF(!tok_trie_reserve(&t->words, n_bytes), err, WEIR_E_NOMEM, "tokenizer.ggml.tokens", "out of memory");
-    for (int32_t id = 0; id < t->n_vocab; id++) tok_trie_add(&t->words, t->texts[id].text, t->texts[id].n_bytes, TOK_TRIE_ALL, id);
+    for (int32_t id = 0; id < t->n_vocab; id++)
+        tok_trie_add(&t->words, t->texts[id].text, t->texts[id].n_bytes, TOK_TRIE_ALL, id);
     return 0;
 }

@@ -1,6 +1,6 @@
-/* Tokenisers: the first byte chooses a vocabulary, the second flags, the rest is text (and, once more, token ids). Ids must be in
- * range, counting must agree with writing, byte-covering vocabularies must give back every text, and text that is streamed in
- * pieces must equal text that is decoded at once. */
+/* Tokenisers: the first byte chooses a vocabulary, the second flags, the rest is text (and, once more, token ids). Ids must be
+ * in range, counting must agree with writing, byte-covering vocabularies must give back every text, and text that is streamed
+ * in pieces must equal text that is decoded at once. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +16,9 @@ static void require(bool condition) {
     if (!condition) abort();
 }
 
-static const char *const pres[] = {"default", "gpt-2", "smollm", "llama-bpe", "qwen2", "deepseek-llm", "deepseek-v3", "tekken",
-                                   "gpt-4o", "kimi-k2", "superbpe", "tiny_aya", "afmoe", "bloom", "chameleon", "exaone-moe"};
+static const char *const pres[] = {"default",     "gpt-2",  "smollm",    "llama-bpe", "qwen2",    "deepseek-llm",
+                                   "deepseek-v3", "tekken", "gpt-4o",    "kimi-k2",   "superbpe", "tiny_aya",
+                                   "afmoe",       "bloom",  "chameleon", "exaone-moe"};
 
 /* The tokenisers live as long as the process. */
 static const tok *vocabulary(size_t which) {

@@ -1,6 +1,6 @@
-/* Sub-folder tokenizer: vocabulary files with texts and their token ids (corpus and golden lines), and with token ids, the bytes
- * of each and what a streaming decoder may release after each (detok lines). Where the makers of the data disagree, a line is
- * marked as disputed and either answer is right. */
+/* Sub-folder tokenizer: vocabulary files with texts and their token ids (corpus and golden lines), and with token ids, the
+ * bytes of each and what a streaming decoder may release after each (detok lines). Where the makers of the data disagree, a
+ * line is marked as disputed and either answer is right. */
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -60,7 +60,8 @@ static int64_t difference(const int32_t *ids, int64_t n, const json_t *expected)
 }
 
 static void check_encode(const tokenizer_case *c, const json_t *line) {
-    const json_t *text = json_object_get(line, "text"), *ids = json_object_get(line, "ids"), *other = json_object_get(line, "hf_ids");
+    const json_t *text = json_object_get(line, "text"), *ids = json_object_get(line, "ids"),
+                 *other = json_object_get(line, "hf_ids");
     const bool add_special = json_is_true(json_object_get(line, "add_special"));
     const bool parse_special = json_is_true(json_object_get(line, "parse_special"));
     const char *bytes = json_string_value(text);
@@ -172,7 +173,8 @@ static bool check_decode(const tokenizer_case *c, const json_t *json_ids) {
 static void check_detok(const tokenizer_case *c, const json_t *line) {
     const json_t *ids = json_object_get(line, "ids");
     if (check_pieces(c, ids, json_object_get(line, "pieces"), true) &&
-        check_pieces(c, ids, json_object_get(line, "pieces_nospecial"), false) && check_stream(c, ids, line) && check_decode(c, ids))
+        check_pieces(c, ids, json_object_get(line, "pieces_nospecial"), false) && check_stream(c, ids, line) &&
+        check_decode(c, ids))
         kit_pass(c->r);
 }
 

@@ -9,8 +9,17 @@
 
 void small_vocab_init(small_vocab *v, const char *model, const char *pre) {
     *v = (small_vocab){0};
-    v->vocab = (tok_vocab){.model = {model, strlen(model)}, .pre = {pre, strlen(pre)}, .bos = -1, .eos = -1, .eot = -1, .eom = -1,
-                           .unk = -1, .sep = -1, .pad = -1, .mask = -1, .nl = -1};
+    v->vocab = (tok_vocab){.model = {model, strlen(model)},
+                           .pre = {pre, strlen(pre)},
+                           .bos = -1,
+                           .eos = -1,
+                           .eot = -1,
+                           .eom = -1,
+                           .unk = -1,
+                           .sep = -1,
+                           .pad = -1,
+                           .mask = -1,
+                           .nl = -1};
     v->vocab.tokens = v->tokens;
     v->vocab.merges = v->merges;
     v->vocab.scores = v->scores;
@@ -70,8 +79,9 @@ static void add_merges(small_vocab *v, const char *const *merges, size_t n) {
 }
 
 void small_vocab_gpt2(small_vocab *v, const char *pre) {
-    static const char *const merges[] = {"h e", "l l", "he ll", "hell o", "\u0120 w", "o r", "\u0120w or", "-\u0120wor l",
-                                         "\u0120worl d", "1 2", "12 3", "\u0120 \u0120", "a a", "aa aa", "\u00e4 \u00b8", "\u010a \u010a"};
+    static const char *const merges[] = {
+        "h e",          "l l", "he ll", "hell o",        "\u0120 w", "o r",   "\u0120w or",    "-\u0120wor l",
+        "\u0120worl d", "1 2", "12 3",  "\u0120 \u0120", "a a",      "aa aa", "\u00e4 \u00b8", "\u010a \u010a"};
     small_vocab_init(v, "gpt2", pre);
     small_vocab_add_alphabet(v);
     add_merges(v, merges, sizeof merges / sizeof merges[0]);
@@ -96,10 +106,27 @@ void small_vocab_llama(small_vocab *v) {
     static const struct {
         const char *text;
         float score;
-    } words[] = {{"\u2581", -1},      {"a", -2},        {"b", -2},         {"c", -2},       {"h", -2},     {"e", -2},
-                 {"l", -2},           {"o", -2},        {"ab", -3},        {"bc", -2.5f},   {"abc", -9},   {"\u2581a", -4},
-                 {"he", -5},          {"ll", -6},       {"hell", -7},      {"hello", -8},   {"\u2581hello", -8.5f}, {"\u2581\u2581", -3},
-                 {"\u00e9", -5},      {"\u4e2d", -5},   {"\u4e2d\u6587", -6}};
+    } words[] = {{"\u2581", -1},
+                 {"a", -2},
+                 {"b", -2},
+                 {"c", -2},
+                 {"h", -2},
+                 {"e", -2},
+                 {"l", -2},
+                 {"o", -2},
+                 {"ab", -3},
+                 {"bc", -2.5f},
+                 {"abc", -9},
+                 {"\u2581a", -4},
+                 {"he", -5},
+                 {"ll", -6},
+                 {"hell", -7},
+                 {"hello", -8},
+                 {"\u2581hello", -8.5f},
+                 {"\u2581\u2581", -3},
+                 {"\u00e9", -5},
+                 {"\u4e2d", -5},
+                 {"\u4e2d\u6587", -6}};
     small_vocab_init(v, "llama", "default");
     v->vocab.unk = small_vocab_add(v, "<unk>", TOK_UNKNOWN, 0);
     v->vocab.bos = small_vocab_add(v, "<s>", TOK_CONTROL, 0);
@@ -110,8 +137,9 @@ void small_vocab_llama(small_vocab *v) {
 }
 
 void small_vocab_bert(small_vocab *v) {
-    static const char *const words[] = {"\u2581hello", "\u2581world", "\u2581un", "aff", "able", "s", "\u2581it", "\u2581'", "\u2581s",
-                                        "\u2581,", "\u2581!", "\u2581.", "\u2581cafe", "\u2581\u4e2d", "\u2581a", "a"};
+    static const char *const words[] = {"\u2581hello", "\u2581world",  "\u2581un", "aff",     "able",    "s",
+                                        "\u2581it",    "\u2581'",      "\u2581s",  "\u2581,", "\u2581!", "\u2581.",
+                                        "\u2581cafe",  "\u2581\u4e2d", "\u2581a",  "a"};
     small_vocab_init(v, "bert", "");
     v->vocab.pad = small_vocab_add(v, "[PAD]", TOK_CONTROL, 0);
     v->vocab.unk = small_vocab_add(v, "[UNK]", TOK_UNKNOWN, 0);
@@ -125,8 +153,9 @@ void small_vocab_t5(small_vocab *v) {
     static const struct {
         const char *text;
         float score;
-    } words[] = {{"\u2581", -2}, {"h", -6}, {"e", -6}, {"l", -6}, {"o", -6}, {"he", -5}, {"llo", -5}, {"hello", -9}, {"\u2581hello", -10.5f},
-                 {"\u2581he", -4}, {"x", -7}};
+    } words[] = {
+        {"\u2581", -2},          {"h", -6},        {"e", -6}, {"l", -6}, {"o", -6}, {"he", -5}, {"llo", -5}, {"hello", -9},
+        {"\u2581hello", -10.5f}, {"\u2581he", -4}, {"x", -7}};
     small_vocab_init(v, "t5", "");
     v->vocab.pad = small_vocab_add(v, "<pad>", TOK_CONTROL, 0);
     v->vocab.eos = small_vocab_add(v, "</s>", TOK_CONTROL, 0);

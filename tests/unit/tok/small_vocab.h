@@ -21,8 +21,9 @@ void small_vocab_free(small_vocab *v);
 /* Appends a token and returns its id. The text is copied. */
 int32_t small_vocab_add(small_vocab *v, const char *text, tok_type type, float score);
 void small_vocab_merge(small_vocab *v, const char *merge);
-void small_vocab_add_alphabet(small_vocab *v); /* the 256 characters that stand for bytes in GPT-2's alphabet: ids follow the bytes */
-void small_vocab_add_bytes(small_vocab *v);    /* <0x00>..<0xFF> */
+void small_vocab_add_alphabet(
+    small_vocab *v); /* the 256 characters that stand for bytes in GPT-2's alphabet: ids follow the bytes */
+void small_vocab_add_bytes(small_vocab *v); /* <0x00>..<0xFF> */
 
 /* Complete vocabularies. */
 void small_vocab_gpt2(small_vocab *v, const char *pre); /* bytes 0..255, words, <|end|>, <|x|>, a user-defined token "@@" */

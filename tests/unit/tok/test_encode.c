@@ -351,7 +351,7 @@ static void test_stream(void **state) {
         {"plain", "plain"},
         {"caf\xc3\xa9 \xf0\x9f\x98\x80!", "caf\xc3\xa9 \xf0\x9f\x98\x80!"},
         {"\xff\xc3(", "\ufffd\ufffd("},
-        {"\xe4\xb8z\xf0\x9f\x98", "\ufffdz\ufffd"},          /* one replacement for each maximal subpart */
+        {"\xe4\xb8z\xf0\x9f\x98", "\ufffdz\ufffd"},                 /* one replacement for each maximal subpart */
         {"\xed\xa0\x80\xc0\xaf", "\ufffd\ufffd\ufffd\ufffd\ufffd"}, /* surrogates and overlong forms: one for each byte */
         {"\xf4\x90\x80\x80\xe2\x82", "\ufffd\ufffd\ufffd\ufffd\ufffd"},
         {"\xef\xbf\xbd", "\ufffd"},
@@ -452,11 +452,12 @@ static void check_time(const tok *t, const char *name, const char *unit) {
 static void test_long_words(void **state) {
     (void)state;
     static const char *const pres[] = {
-        "default", "gpt-2", "smollm", "llama-bpe", "jais-2", "minicpm5", "qwen2", "qwen35", "ufakzeka", "laguna", "exaone-moe", "bailingmoe",
-        "seed-coder", "deepseek-llm", "deepseek-coder", "deepseek-v3", "spark2_5", "youtu", "falcon", "bloom", "viking", "tekken",
-        "gpt-4o", "tiny_aya", "chameleon", "kimi-k2", "superbpe", "afmoe", "gemma4", "sarvam-moe", "whitespace"};
-    static const char *const units[] = {"a", "A", " ", "\n", "1", "!", "aA", "a ", " 1", "\xe4\xb8\xad", "\xcc\x81", "\xc3\xa9",
-                                        "'s", "\xff", "<|", "\t \r\n"};
+        "default",   "gpt-2",   "smollm",     "llama-bpe",  "jais-2",     "minicpm5",     "qwen2",          "qwen35",
+        "ufakzeka",  "laguna",  "exaone-moe", "bailingmoe", "seed-coder", "deepseek-llm", "deepseek-coder", "deepseek-v3",
+        "spark2_5",  "youtu",   "falcon",     "bloom",      "viking",     "tekken",       "gpt-4o",         "tiny_aya",
+        "chameleon", "kimi-k2", "superbpe",   "afmoe",      "gemma4",     "sarvam-moe",   "whitespace"};
+    static const char *const units[] = {"a",        "A",        " ",  "\n",   "1",  "!",      "aA", "a ", " 1", "\xe4\xb8\xad",
+                                        "\xcc\x81", "\xc3\xa9", "'s", "\xff", "<|", "\t \r\n"};
     for (size_t i = 0; i < sizeof pres / sizeof pres[0]; i++) {
         small_vocab_gpt2(&v, pres[i]);
         tok *t = open_vocab();
@@ -474,12 +475,15 @@ static void test_long_words(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_byte_level),        cmocka_unit_test(test_bytes_round_trip),  cmocka_unit_test(test_capacity),
-        cmocka_unit_test(test_ignore_merges),     cmocka_unit_test(test_raw_bpe),           cmocka_unit_test(test_spm),
-        cmocka_unit_test(test_spm_inner_space),   cmocka_unit_test(test_spm_without_bytes), cmocka_unit_test(test_wordpiece),
-        cmocka_unit_test(test_unigram),           cmocka_unit_test(test_charsmap),          cmocka_unit_test(test_special_longest),
-        cmocka_unit_test(test_strip),             cmocka_unit_test(test_end_of_generation), cmocka_unit_test(test_harmony),
-        cmocka_unit_test(test_decode),            cmocka_unit_test(test_stream),            cmocka_unit_test(test_merge_order),
+        cmocka_unit_test(test_byte_level),      cmocka_unit_test(test_bytes_round_trip),
+        cmocka_unit_test(test_capacity),        cmocka_unit_test(test_ignore_merges),
+        cmocka_unit_test(test_raw_bpe),         cmocka_unit_test(test_spm),
+        cmocka_unit_test(test_spm_inner_space), cmocka_unit_test(test_spm_without_bytes),
+        cmocka_unit_test(test_wordpiece),       cmocka_unit_test(test_unigram),
+        cmocka_unit_test(test_charsmap),        cmocka_unit_test(test_special_longest),
+        cmocka_unit_test(test_strip),           cmocka_unit_test(test_end_of_generation),
+        cmocka_unit_test(test_harmony),         cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_stream),          cmocka_unit_test(test_merge_order),
         cmocka_unit_test(test_long_words),
     };
     return cmocka_run_group_tests_name("tok encode", tests, NULL, NULL);
