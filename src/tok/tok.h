@@ -72,7 +72,7 @@ bool tok_adds_eos(const tok *t);
 /* See weir_tokenize. Linear in n_bytes (times a logarithm), whatever the text: a 100,000-character word too. Any bytes: runs
  * that are not UTF-8 are words of their own and go through the byte tokens unchanged, so that decoding gives them back (only
  * WordPiece and Unigram read them as U+FFFD). WEIR_E_LIMIT for more than 1 GiB, WEIR_E_NOMEM. Special tokens are matched
- * leftmost, then longest. */
+ * leftmost, then longest; those of more than 512 bytes are not. */
 int64_t tok_encode(const tok *t, const char *text, size_t n_bytes, bool add_special, bool parse_special, int32_t *ids,
                    size_t capacity);
 /* See weir_token_bytes. Valid until tok_close. */

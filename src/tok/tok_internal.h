@@ -53,6 +53,10 @@ void tok_pairs_free(tok_pair_table *table);
 const struct tok_pair_slot *tok_pairs_find(const tok_pair_table *table, int32_t left, int32_t right);  /* NULL if absent */
 void tok_pairs_add(tok_pair_table *table, int32_t left, int32_t right, uint32_t rank, int32_t merged); /* the first one stays */
 
+/* Longer strings are not looked for in the text where a look at each of its bytes would have to follow them: no real token
+ * comes near, and a file cannot make encoding quadratic. */
+enum { TOK_LONGEST_MATCH = 512 };
+
 /* A trie over bytes whose edges lie in one hash table. A node may carry two values, of different sets of strings. */
 enum { TOK_TRIE_ALL, TOK_TRIE_USER, TOK_TRIE_SETS };
 typedef struct tok_trie {

@@ -173,7 +173,7 @@ uint32_t tok_trie_step(const tok_trie *trie, uint32_t node, unsigned char byte) 
 
 void tok_trie_add(tok_trie *trie, const char *text, size_t n_bytes, int set, int32_t value) {
     uint32_t node = 0;
-    if (n_bytes == 0) return;
+    if (n_bytes == 0 || n_bytes > TOK_LONGEST_MATCH) return;
     trie->starts[(unsigned char)text[0]] = true;
     for (size_t i = 0; i < n_bytes; i++) {
         struct tok_trie_edge *edge = trie_edge(trie, node, (unsigned char)text[i]);

@@ -18,7 +18,7 @@ static uint32_t unit_offset(uint32_t unit) { return (unit >> 10) << ((unit & (1u
 static size_t find_replacement(const tok_charsmap *map, const char *text, size_t n_bytes, const char **replacement) {
     if (map->n_units == 0) return 0;
     size_t found = 0, node = unit_offset(map->units[0]);
-    for (size_t i = 0; i < n_bytes && text[i]; i++) {
+    for (size_t i = 0; i < n_bytes && i < TOK_LONGEST_MATCH && text[i]; i++) {
         const unsigned char byte = (unsigned char)text[i];
         node ^= byte;
         if (node >= map->n_units || (map->units[node] & ((1u << 31) | 0xFF)) != byte) break;

@@ -308,6 +308,30 @@ static void test_odd_tokens(void **state) {
     check_works("hello <|end|>", 13);
 }
 
+/* A token of half a megabyte is legal; a text of its beginnings must not take quadratic time (which would be hours). */
+static void test_huge_tokens(void **state) {
+    (void)state;
+    enum { N = 1 << 19 };
+    void (*const kinds[])(small_vocab *) = {small_vocab_gemma4, small_vocab_llama, small_vocab_bert, small_vocab_t5};
+    char *text = malloc(N + 1);
+    assert_non_null(text);
+    memset(text, 'h', N);
+    text[N] = '\0';
+    for (size_t kind = 0; kind < 5; kind++) {
+        tok *t = NULL;
+        if (kind < 4) kinds[kind](&v);
+        else small_vocab_gpt2(&v, "llama-bpe");
+        small_vocab_add(&v, text, TOK_CONTROL, 0);
+        small_vocab_add(&v, text + 1, TOK_USER_DEFINED, 0);
+        small_vocab_add(&v, text + 2, TOK_NORMAL, 0);
+        assert_int_equal(tok_open(&t, &v.vocab, NULL), 0);
+        assert_true(tok_encode(t, text, N - 3, false, true, NULL, 0) > 0);
+        tok_close(&t);
+        small_vocab_free(&v);
+    }
+    free(text);
+}
+
 static void test_equal_tokens(void **state) {
     (void)state;
     tok *t = NULL;
@@ -438,9 +462,10 @@ static void test_flags(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_split),      cmocka_unit_test(test_known_names),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_odd_merges), cmocka_unit_test(test_odd_tokens),   cmocka_unit_test(test_equal_tokens),
-        cmocka_unit_test(test_metadata),   cmocka_unit_test(test_bad_metadata), cmocka_unit_test(test_flags),
+        cmocka_unit_test(test_split),       cmocka_unit_test(test_known_names), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_odd_merges),  cmocka_unit_test(test_odd_tokens),  cmocka_unit_test(test_equal_tokens),
+        cmocka_unit_test(test_huge_tokens), cmocka_unit_test(test_metadata),    cmocka_unit_test(test_bad_metadata),
+        cmocka_unit_test(test_flags),
     };
     return cmocka_run_group_tests_name("tok open", tests, NULL, NULL);
 }
