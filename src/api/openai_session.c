@@ -232,5 +232,7 @@ int openai_session_event(openai_session *session, size_t i, const weir_event *ev
         break;
     }
     choice->ended = true;
+    /* Nobody but the server itself cancels a job whose client is still there: it is about to end. */
+    if (event->code == WEIR_E_CANCELLED) return finish_failed(session, out, WEIR_E_CLOSED, "the server is shutting down");
     return finish_failed(session, out, event->code, event->message);
 }

@@ -465,6 +465,25 @@ def test_lost_client_with_many_choices(server):
     server.wait_idle(3)
 
 
+def test_shutdown_ends_answers_with_an_error(tmp_path):
+    server = Server(tmp_path)
+    body = {"prompt": "Once", "max_tokens": 1900, "ignore_eos": True}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(post, server, "/v1/completions", body)
+        streamed = pool.submit(post, server, "/v1/completions", {**body, "stream": True})
+        deadline = time.monotonic() + 10
+        while server.metric("vllm:num_requests_running") < 2:
+            assert time.monotonic() < deadline, "the requests never ran"
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=10) == 0
+        assert whole.result().status_code == 503
+        assert whole.result().json()["error"]["code"] == "shutting_down"
+        frames = streamed.result().text.split("\n\n")
+    assert frames[-2] == "data: [DONE]"
+    assert json.loads(frames[-3][len("data: "):])["error"]["code"] == "shutting_down"
+
+
 # ---- native endpoints ------------------------------------------------------------------------------------------------
 
 

@@ -236,7 +236,7 @@ int weir_job_poll(weir_job *job, weir_event *event) {
     } else if (strncmp(step, "error:", 6) == 0) {
         snprintf(job->text, sizeof job->text, "%s", step + 6);
         event->type = WEIR_EVENT_ERROR;
-        event->code = WEIR_E_INTERNAL;
+        event->code = strcmp(job->text, "cancelled") == 0 ? WEIR_E_CANCELLED : WEIR_E_INTERNAL;
         event->message = job->text;
     } else {
         event->type = WEIR_EVENT_END;

@@ -19,7 +19,8 @@ const weir_model *fake_model(void);
 const weir_chat *fake_chat(fake_template mode);
 void fake_set_chat_template(const char *source); /* what weir_model_get_info reports */
 
-/* Jobs play scripts, each event a string: "t:TEXT" a token, "end:eos", "end:length", "end:stop", "error:MESSAGE" (E_INTERNAL),
+/* Jobs play scripts, each event a string: "t:TEXT" a token, "end:eos", "end:length", "end:stop", "error:MESSAGE" (E_INTERNAL,
+ * but E_CANCELLED for "cancelled"),
  * "-" nothing yet for one poll. Job k of those submitted after fake_set_scripts plays scripts[k % n]; tokens count 1 each. */
 void fake_set_scripts(const char *const *const *scripts, size_t n);
 /* The next submissions fail with this code; 0 = none. */

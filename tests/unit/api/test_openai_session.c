@@ -260,6 +260,16 @@ static void failures_are_plain_errors_when_not_streaming(void **state) {
     assert_int_equal(measured.finished[2], 1);
 }
 
+static void a_cancelled_job_means_shutdown(void **state) {
+    (void)state;
+    const char *const *const scripts[] = {SCRIPT("t:a", "error:cancelled")};
+    fake_set_scripts(scripts, 1);
+    player p = start(OPENAI_COMPLETION, "{\"prompt\":\"x\"}");
+    assert_int_equal(play_all(&p), 503);
+    assert_non_null(strstr(p.out.data, "\"type\":\"unavailable_error\",\"param\":null,\"code\":\"shutting_down\""));
+    close_player(&p);
+}
+
 static void refused_jobs(void **state) {
     (void)state;
     const char *const *const scripts[] = {SCRIPT("end:eos")};
@@ -393,6 +403,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(whole_answers, setup, teardown),
         cmocka_unit_test_setup_teardown(seeds_of_batches, setup, teardown),
         cmocka_unit_test_setup_teardown(failures_are_plain_errors_when_not_streaming, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_cancelled_job_means_shutdown, setup, teardown),
         cmocka_unit_test_setup_teardown(refused_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(a_lost_client_counts_as_aborted, setup, teardown),
         cmocka_unit_test_setup_teardown(native_bodies, setup, teardown),
