@@ -106,19 +106,18 @@ static bool make_piece(tok *t, int32_t id) {
         t->pieces[id].n_bytes = 0; /* unused, or of a type that does not exist */
         return true;
     }
+    if (byte < 0 && !escapes_spaces(t)) {
+        if (t->symbols[id].n_bytes) t->pieces[id] = t->symbols[id];
+        return true; /* text that is not in the alphabet of bytes stands for itself */
+    }
     char *out = arena_alloc(&t->memory, s.n_bytes ? s.n_bytes : 1);
     if (out == NULL) return false;
     size_t n = 0;
-    if (byte >= 0) {
-        out[n++] = (char)byte;
-    } else if (escapes_spaces(t)) {
-        for (size_t i = 0; i < s.n_bytes; n++) {
-            const bool space = s.n_bytes - i >= 3 && memcmp(s.text + i, TOK_SPACE, 3) == 0;
-            out[n] = space ? ' ' : s.text[i];
-            i += space ? 3 : 1;
-        }
-    } else {
-        tok_bpe_piece(t, s, out, &n);
+    if (byte >= 0) out[n++] = (char)byte;
+    for (size_t i = 0; byte < 0 && i < s.n_bytes; n++) {
+        const bool space = s.n_bytes - i >= 3 && memcmp(s.text + i, TOK_SPACE, 3) == 0;
+        out[n] = space ? ' ' : s.text[i];
+        i += space ? 3 : 1;
     }
     t->pieces[id] = (tok_string){out, n};
     return true;

@@ -35,12 +35,6 @@ static bool decode_alphabet(tok_string text, char *out, size_t *n_bytes) {
     return true;
 }
 
-void tok_bpe_piece(const tok *t, tok_string text, char *out, size_t *n_bytes) {
-    if (!t->traits.raw && decode_alphabet(text, out, n_bytes)) return;
-    memcpy(out, text.text, text.n_bytes);
-    *n_bytes = text.n_bytes;
-}
-
 /* ---- encoding ----------------------------------------------------------------------------------------------------------- */
 
 static void emit_bytes(const tok *t, tok_work *w, const char *bytes, size_t n_bytes) {

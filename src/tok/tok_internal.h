@@ -191,7 +191,6 @@ int tok_bpe_open(tok *t, const tok_vocab *vocab, weir_error *err);
 int tok_spm_open(tok *t, weir_error *err);
 int tok_wordpiece_open(tok *t, const tok_vocab *vocab, weir_error *err);
 int tok_unigram_open(tok *t, const tok_vocab *vocab, weir_error *err);
-void tok_bpe_piece(const tok *t, tok_string text, char *out, size_t *n_bytes); /* `out` has room for text.n_bytes */
 
 /* tok_merge.c: merges the symbols w->symbols[0..n) of `text` until nothing can be merged. */
 void tok_merge(const tok *t, tok_work *w, const char *text);
