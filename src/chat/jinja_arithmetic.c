@@ -203,7 +203,7 @@ static int slice_bounds(render *r, int64_t n, const value *start, const value *s
 static int slice_text(render *r, const value *v, const int64_t bounds[3], value *out) {
     bool ascii = text_is_ascii(v->text, v->n_bytes);
     size_t from = (size_t)bounds[0], n = (size_t)bounds[2];
-    TRY(render_charge(r, v->n_bytes / 64));
+    TRY(render_charge(r, v->n_bytes / 16));
     if (n == 0) {
         *out = value_text("", 0);
     } else if (bounds[1] == 1) {

@@ -190,7 +190,7 @@ int value_length(render *r, const value *v, int64_t *out) {
     case V_UNDEFINED: *out = 0; return 0;
     case V_STRING:
         *out = (int64_t)utf8_count(v->text, v->n_bytes);
-        return render_charge(r, v->n_bytes / 64);
+        return render_charge(r, v->n_bytes / 8);
     case V_LIST: case V_TUPLE: case V_VIEW: *out = (int64_t)v->list->n; return 0;
     case V_ITERATOR: *out = (int64_t)(v->list->n - v->list->position); return 0; /* lenient: Python refuses */
     case V_RANGE: *out = v->range->n; return 0;

@@ -173,6 +173,7 @@ FILTER(filter_wordcount) {
     bool inside = false;
     UNUSED_ALL;
     TRY(value_to_text(r, self, &text));
+    TRY(render_charge(r, text.n_bytes / 2));
     for (size_t i = 0; i < text.n_bytes;) {
         uint32_t c;
         i += utf8_decode(text.text + i, text.n_bytes - i, &c);
@@ -246,6 +247,7 @@ FILTER(filter_wordwrap) {
     TRY(argument_text(r, &newline, "wrapstring", &newline));
     if (width <= 0) RAISE(r, "invalid width %lld (must be > 0)", (long long)width);
     TRY(text_split_lines(r, &text, false, &lines));
+    TRY(render_charge(r, text.n_bytes / 2));
     for (size_t i = 0; i < lines.list->n; i++) {
         if (i) sink_append(&s, newline.text, newline.n_bytes);
         TRY(wrap_line(&s, &lines.list->items[i], width, argument_truth(&argv[1], true), argument_truth(&argv[3], true), &newline));
@@ -286,21 +288,26 @@ FILTER(filter_striptags) {
     value text, bare;
     text_sink stripped = SINK(r), s = SINK(r);
     UNUSED_ALL;
+    bool no_comment_end = false, no_tag_end = false;
     TRY(value_to_text(r, self, &text));
     for (size_t i = 0; i < text.n_bytes;) {
-        bool comment = text.n_bytes - i >= 4 && memcmp(text.text + i, "<!--", 4) == 0;
+        bool comment = !no_comment_end && text.n_bytes - i >= 4 && memcmp(text.text + i, "<!--", 4) == 0;
         size_t end = SIZE_MAX;
         if (comment) end = text_find(text.text, text.n_bytes, i, "-->", 3);
-        if (end != SIZE_MAX) {
-            i = end + 3;
-        } else if (text.text[i] == '<' && (end = text_find(text.text, text.n_bytes, i, ">", 1)) != SIZE_MAX) {
-            i = end + 1;
-        } else {
-            sink_putc(&stripped, text.text[i++]);
+        no_comment_end = no_comment_end || (comment && end == SIZE_MAX);
+        bool closed = end != SIZE_MAX;
+        if (!closed && text.text[i] == '<' && !no_tag_end) {
+            end = text_find(text.text, text.n_bytes, i, ">", 1);
+            no_tag_end = end == SIZE_MAX;
         }
+        if (end == SIZE_MAX)
+            sink_putc(&stripped, text.text[i++]);
+        else
+            i = end + (closed ? 3 : 1);
         TRY(render_charge(r, 1));
     }
     TRY(sink_finish(&stripped, &bare));
+    TRY(render_charge(r, bare.n_bytes));
     bool space = false;
     for (size_t i = 0, n; i < bare.n_bytes; i += n) {
         uint32_t c;
@@ -323,6 +330,7 @@ FILTER(filter_striptags) {
 }
 
 static void quote_url(text_sink *s, const value *text, bool query) {
+    if (!s->failed) s->failed = render_charge(s->r, text->n_bytes / 2);
     for (size_t i = 0; i < text->n_bytes; i++) {
         unsigned char c = (unsigned char)text->text[i];
         if (isalnum(c) || (c && strchr("_.-~", c)) || (c == '/' && !query))
@@ -401,6 +409,7 @@ FILTER(filter_urlize) {
     TRY(argument_int(r, argv[0].type == V_NONE ? &(value){0} : &argv[0], "trim_url_limit", -1, &limit));
     TRY(value_to_text(r, self, &text));
     TRY(value_escape(r, &text, &escaped));
+    TRY(render_charge(r, escaped.n_bytes));
     for (size_t i = 0, end; i < escaped.n_bytes; i = end) {
         bool blank = isspace((unsigned char)escaped.text[i]);
         for (end = i; end < escaped.n_bytes && (isspace((unsigned char)escaped.text[end]) != 0) == blank; end++) {}
@@ -674,6 +683,7 @@ FILTER(filter_from_json) {
     UNUSED_ALL;
     value text;
     TRY(argument_text(r, self, "the JSON object", &text));
+    TRY(render_charge(r, text.n_bytes));
     return json_read(r, text.text, text.n_bytes, "from_json", out);
 }
 

@@ -27,6 +27,7 @@ typedef struct format_spec {
 
 /* body[n] with `prefix` (sign, 0x) before it, padded to the width; '=' pads between the two. */
 static void put_padded(text_sink *s, const format_spec *f, const char *prefix, const char *body, size_t n, char default_align) {
+    if (!s->failed) s->failed = render_charge(s->r, n / 4);
     size_t width = strlen(prefix) + utf8_count(body, n), pad = f->width > 0 && (size_t)f->width > width ? (size_t)f->width - width : 0;
     char align = f->align ? f->align : f->zero ? '=' : default_align;
     const char *fill = f->n_fill ? f->fill : f->zero ? "0" : " ";

@@ -9,6 +9,8 @@
 /* ---- out ---- */
 
 static void write_string(text_sink *s, const char *text, size_t n_bytes, bool ascii) {
+    if (!s->failed) s->failed = render_charge(s->r, n_bytes / 4);
+    if (s->failed) return;
     sink_putc(s, '"');
     for (size_t i = 0, n; i < n_bytes; i += n) {
         unsigned char b = (unsigned char)text[i];

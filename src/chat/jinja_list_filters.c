@@ -285,7 +285,7 @@ static int choose(render *r, const value *self, const call_arguments *all, bool 
         TRY(named_builtin(r, &all->items[skip], true, &test));
         skip++;
     }
-    rest.items += skip;
+    if (skip) rest.items += skip;
     rest.n -= skip;
     TRY(value_to_list(r, self, &items));
     for (size_t i = 0; i < items.list->n; i++) {

@@ -46,7 +46,7 @@ static int map_case(render *r, const value *self, text_case to, value *out) {
     text_map_case(&s, self->text, self->n_bytes, to);
     TRY(sink_finish(&s, out));
     out->flags = self->flags;
-    return render_charge(r, self->n_bytes / 8);
+    return 0;
 }
 
 METHOD(str_upper) { UNUSED_ALL; return map_case(r, self, CASE_UPPER, out); }
@@ -58,9 +58,10 @@ METHOD(str_capitalize) { UNUSED_ALL; return map_case(r, self, CASE_CAPITALIZE, o
 static int strip(render *r, const value *self, const value *chars, bool left, bool right, value *out) {
     size_t start, end;
     if (argument_given(chars) && !is_string(chars)) RAISE(r, "strip arg must be None or str");
+    TRY(render_charge(r, argument_given(chars) ? (size_t)self->n_bytes / 4 * (chars->n_bytes / 16 + 1) : self->n_bytes / 8));
     text_strip(self, argument_given(chars) ? chars : NULL, left, right, &start, &end);
     *out = piece(self, start, end);
-    return render_charge(r, (self->n_bytes - (end - start)) / 8 * (argument_given(chars) ? chars->n_bytes + 1 : 1));
+    return 0;
 }
 
 METHOD(str_strip) { UNUSED_ALL; return strip(r, self, &argv[0], true, true, out); }
@@ -97,7 +98,7 @@ static int search_bounds(render *r, const value *self, const value *start, const
     int64_t n = (int64_t)utf8_count(self->text, self->n_bytes), from, to;
     TRY(argument_int(r, start->type == V_NONE ? &(value){0} : start, "start", 0, &from));
     TRY(argument_int(r, end->type == V_NONE ? &(value){0} : end, "end", n, &to));
-    TRY(render_charge(r, self->n_bytes / 64));
+    TRY(render_charge(r, self->n_bytes / 4));
     from = from < 0 ? (from + n < 0 ? 0 : from + n) : from;
     to = to < 0 ? (to + n < 0 ? 0 : to + n) : to > n ? n : to;
     *valid = from <= n && from <= to;
@@ -118,9 +119,11 @@ static int find_text(render *r, const value *self, const value *argv, bool from_
     *out = -1;
     if (!valid || bounds[1] - bounds[0] < needle.n_bytes) return 0;
     if (from_right) {
-        for (size_t i = bounds[1] - needle.n_bytes + 1; at == SIZE_MAX && i-- > bounds[0];)
+        for (size_t i = bounds[1] - needle.n_bytes + 1; at == SIZE_MAX && i-- > bounds[0];) {
+            if (needle.n_bytes && self->text[i] != needle.text[0]) continue;
+            TRY(render_charge(r, 1 + needle.n_bytes / 64));
             if (memcmp(self->text + i, needle.text, needle.n_bytes) == 0) at = i;
-        TRY(render_charge(r, self->n_bytes / 16));
+        }
     } else {
         at = text_find(self->text, bounds[1], bounds[0], needle.text, needle.n_bytes);
     }
@@ -151,11 +154,12 @@ METHOD(str_count) {
     TRY(search_bounds(r, self, &argv[1], &argv[2], &first, bounds, &valid));
     if (valid && needle.n_bytes == 0) n = (int64_t)utf8_count(self->text + bounds[0], bounds[1] - bounds[0]) + 1;
     for (size_t at = bounds[0]; valid && needle.n_bytes; at += needle.n_bytes, n++) {
+        TRY(render_charge(r, 1 + needle.n_bytes / 16));
         at = text_find(self->text, bounds[1], at, needle.text, needle.n_bytes);
         if (at == SIZE_MAX) break;
     }
     *out = value_int(n);
-    return render_charge(r, (size_t)n);
+    return 0;
 }
 
 static int edge_method(render *r, const value *self, const value *argv, bool at_end, value *out) {
@@ -182,6 +186,7 @@ METHOD(str_endswith) { UNUSED_ALL; return edge_method(r, self, argv, true, out);
 int text_replace(render *r, const value *text, const value *old, const value *new, int64_t count, value *out) {
     text_sink s = SINK(r);
     size_t at = 0;
+    TRY(render_charge(r, text->n_bytes / 64));
     if (old->n_bytes == 0) { /* between all code points */
         for (; count != 0; count--) {
             uint32_t c;
@@ -194,6 +199,7 @@ int text_replace(render *r, const value *text, const value *old, const value *ne
         }
     }
     while (old->n_bytes && count != 0) {
+        TRY(render_charge(r, 1 + old->n_bytes / 16)); /* a search prepares its needle */
         size_t hit = text_find(text->text, text->n_bytes, at, old->text, old->n_bytes);
         if (hit == SIZE_MAX) break;
         sink_append(&s, text->text + at, hit - at);
@@ -259,6 +265,7 @@ static int rsplit_spaces(render *r, const value *self, int64_t limit, value_list
 static int split_text(render *r, const value *self, const value *separator, int64_t limit, value_list *l) {
     size_t at = 0;
     while (limit < 0 || (int64_t)l->n < limit) {
+        TRY(render_charge(r, separator->n_bytes / 16));
         size_t hit = text_find(self->text, self->n_bytes, at, separator->text, separator->n_bytes);
         if (hit == SIZE_MAX) break;
         TRY(list_push(r, l, piece(self, at, hit)));
@@ -273,6 +280,7 @@ static int rsplit_text(render *r, const value *self, const value *separator, int
         i -= 1;
         if (i + 1 < n) break;
         size_t start = i + 1 - n;
+        if (self->text[start] == separator->text[0]) TRY(render_charge(r, 1 + n / 64));
         if (memcmp(self->text + start, separator->text, n) != 0) continue;
         TRY(list_push(r, l, piece(self, i + 1, end)));
         end = i = start;
@@ -284,7 +292,7 @@ static int split(render *r, const value *self, const value *argv, bool from_righ
     int64_t limit;
     TRY(argument_int(r, &argv[1], "maxsplit", -1, &limit));
     TRY(list_new(r, V_LIST, 0, out));
-    TRY(render_charge(r, self->n_bytes / 16));
+    TRY(render_charge(r, self->n_bytes / 8));
     if (!argument_given(&argv[0])) {
         TRY(from_right ? rsplit_spaces(r, self, limit, out->list) : split_spaces(r, self, limit, out->list));
     } else {
@@ -310,6 +318,7 @@ static bool is_line_end(uint32_t c) {
 int text_split_lines(render *r, const value *text, bool keep_ends, value *out) {
     size_t from = 0, n;
     TRY(list_new(r, V_LIST, 0, out));
+    TRY(render_charge(r, text->n_bytes / 4));
     for (size_t i = 0; i < text->n_bytes; i += n) {
         uint32_t c;
         n = utf8_decode(text->text + i, text->n_bytes - i, &c);
@@ -347,8 +356,12 @@ static int partition(render *r, const value *self, const value *argv, bool from_
     size_t at = SIZE_MAX;
     TRY(argument_text(r, &argv[0], "separator", &separator));
     if (separator.n_bytes == 0) RAISE(r, "empty separator");
-    for (size_t from = 0, hit; (from_right || at == SIZE_MAX) && (hit = text_find(self->text, self->n_bytes, from, separator.text, separator.n_bytes)) != SIZE_MAX; from = hit + 1)
+    for (size_t from = 0, hit; from_right || at == SIZE_MAX; from = hit + 1) {
+        TRY(render_charge(r, 1 + separator.n_bytes / 16));
+        hit = text_find(self->text, self->n_bytes, from, separator.text, separator.n_bytes);
+        if (hit == SIZE_MAX) break;
         at = hit;
+    }
     TRY(list_new(r, V_TUPLE, 3, out));
     value *items = out->list->items;
     out->list->n = 3;
@@ -369,6 +382,7 @@ static int pad(render *r, const value *self, const value *argv, int before_of_tw
     int64_t width, n = (int64_t)utf8_count(self->text, self->n_bytes);
     value fill = value_text(" ", 1);
     TRY(argument_int(r, &argv[0], "width", 0, &width));
+    TRY(render_charge(r, self->n_bytes / 8));
     if (argv[1].type != V_MISSING) fill = argv[1];
     if (!is_string(&fill) || utf8_count(fill.text, fill.n_bytes) != 1)
         RAISE(r, "The fill character must be exactly one character long");
@@ -405,6 +419,7 @@ METHOD(str_expandtabs) {
     text_sink s = SINK(r);
     UNUSED_ALL;
     TRY(argument_int(r, &argv[0], "tabsize", 8, &size));
+    TRY(render_charge(r, self->n_bytes / 2));
     for (size_t i = 0; i < self->n_bytes; i++) {
         char c = self->text[i];
         if (c == '\t') {
@@ -434,7 +449,7 @@ METHOD(str_format_map) {
     METHOD(name) {                                                                                                               \
         UNUSED_ALL;                                                                                                              \
         *out = value_bool(text_is(self->text, self->n_bytes, class));                                                            \
-        return render_charge(r, self->n_bytes / 16);                                                                             \
+        return render_charge(r, self->n_bytes / 4);                                                                              \
     }
 CLASS_METHOD(str_isalpha, CLASS_ALPHA)
 CLASS_METHOD(str_isdigit, CLASS_DIGIT)

@@ -49,6 +49,8 @@ void sink_double(text_sink *s, double d) {
 void value_repr_text(text_sink *s, const char *text, size_t n_bytes) {
     bool single = memchr(text, '\'', n_bytes) != NULL, both = single && memchr(text, '"', n_bytes) != NULL;
     char quote = single && !both ? '"' : '\'';
+    if (!s->failed) s->failed = render_charge(s->r, n_bytes / 2);
+    if (s->failed) return;
     sink_putc(s, quote);
     for (size_t i = 0, n; i < n_bytes; i += n) {
         uint32_t c;
@@ -178,6 +180,7 @@ int value_to_text(render *r, const value *v, value *out) {
 int value_escape(render *r, const value *v, value *out) {
     TRY(value_to_text(r, v, out));
     if (out->flags & VALUE_SAFE) return 0;
+    TRY(render_charge(r, out->n_bytes / 2));
     text_sink s = SINK(r);
     for (size_t i = 0; i < out->n_bytes; i++) {
         char c = out->text[i];

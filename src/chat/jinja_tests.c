@@ -63,7 +63,7 @@ static int text_class_is(render *r, const value *v, text_class c, value *out) {
     value text;
     TRY(value_to_text(r, v, &text));
     *out = value_bool(text_is(text.text, text.n_bytes, c));
-    return render_charge(r, text.n_bytes / 16);
+    return render_charge(r, text.n_bytes / 4);
 }
 
 TEST(test_lower) { UNUSED_ALL; return text_class_is(r, self, CLASS_LOWER, out); }

@@ -236,6 +236,8 @@ static void put_lower(text_sink *s, const char *text, size_t n_bytes, size_t at,
 }
 
 void text_map_case(text_sink *s, const char *text, size_t n_bytes, text_case to) {
+    if (!s->failed) s->failed = render_charge(s->r, n_bytes);
+    if (s->failed) return;
     bool inside = false; /* after a cased letter (title), or after the first character (capitalize) */
     for (size_t i = 0, n; i < n_bytes; i += n) {
         uint32_t c;

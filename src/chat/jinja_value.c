@@ -93,6 +93,8 @@ void sink_repeat(text_sink *s, const char *text, size_t n_bytes, size_t times) {
 void sink_printf(text_sink *s, const char *format, ...) {
     char text[512];
     va_list args;
+    if (!s->failed) s->failed = render_charge(s->r, 4);
+    if (s->failed) return;
     va_start(args, format);
     int n = vsnprintf(text, sizeof text, format, args);
     va_end(args);
@@ -203,7 +205,8 @@ value list_as_iterator(value list, const char *label) {
 /* ---- dicts: entries in order of insertion, found by a hash table once there are more than a few ---- */
 
 uint64_t text_hash(const char *text, size_t n_bytes) {
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a with a final mix */
+    /* FNV-1a with a final mix. Where the process was loaded is the seed: keys that collide cannot be made in advance. */
+    uint64_t h = 0xcbf29ce484222325u ^ ((uint64_t)(uintptr_t)&text_hash >> 4) * 0x9e3779b97f4a7c15u;
     for (size_t i = 0; i < n_bytes; i++) h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
     return h ^ h >> 29;
 }
