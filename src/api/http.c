@@ -236,7 +236,8 @@ void http_reply(http_request *r, int status, const char *content_type, const cha
         return;
     }
     struct evbuffer *out = evbuffer_new();
-    if (out && n_bytes) evbuffer_add(out, body, n_bytes);
+    /* evhttp would send the body of an answer to HEAD. */
+    if (out && n_bytes && evhttp_request_get_command(r->raw) != EVHTTP_REQ_HEAD) evbuffer_add(out, body, n_bytes);
     if (content_type) http_set_header(r, "Content-Type", content_type);
     char length[32];
     snprintf(length, sizeof length, "%zu", n_bytes);
