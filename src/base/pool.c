@@ -12,8 +12,9 @@
 
 #include "base/error.h"
 
-/* About 10 to 20 microseconds of spinning: longer than the imbalance inside a layer, shorter than anything a user notices. */
-enum { SPIN_ROUNDS = 400 };
+/* About 20 microseconds of spinning (a pause takes 40 to 140 cycles): longer than the imbalance inside a layer, short enough that
+ * a neighbour who needs the processor gets it. */
+enum { SPIN_ROUNDS = 500 };
 
 typedef struct pool_worker {
     pool *owner;
@@ -44,7 +45,7 @@ static inline void cpu_relax(void) {
 static void wait_change(pool *p, atomic_uint *word, unsigned seen) {
     for (int i = 0; i < SPIN_ROUNDS; i++) {
         if (atomic_load_explicit(word, memory_order_acquire) != seen) return;
-        for (int j = 0; j < 8; j++) cpu_relax();
+        cpu_relax();
     }
     /* n_sleeping rises before the word is checked again (in the kernel), and wake_all reads it after changing the word, both
      * sequentially consistent: either the sleeper sees the change or the waker sees the sleeper. */

@@ -12,7 +12,11 @@ int32_t pace_prefill_tokens(const pace *p, int32_t n_decode, int32_t n_batch) {
     int32_t room = n_batch - n_decode;
     if (n_decode == 0) return room;
     double wanted = PACE_FIRST_TOKENS;
-    if (p->prefill_us > 0) wanted = (PACE_STEP_US - p->decode_us) / p->prefill_us;
+    if (p->prefill_us > 0) {
+        /* The target, or as long again as the decoding takes: many streams must not starve the prompts that wait. */
+        double spare_us = PACE_STEP_US - p->decode_us;
+        wanted = (spare_us > p->decode_us ? spare_us : p->decode_us) / p->prefill_us;
+    }
     if (wanted < PACE_LEAST_TOKENS) wanted = PACE_LEAST_TOKENS;
     return wanted < room ? (int32_t)wanted : room;
 }
