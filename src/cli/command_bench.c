@@ -53,8 +53,8 @@ static int read_list(const char *name, const char *text, int32_t min, number_lis
             to = strtoll(at, &end, 10);
             FAIL_IF(end == at || to < from, err, WEIR_E_INVALID, name, "\"%s\" has a range that is none", text);
         }
-        FAIL_IF(from < min || to > 1 << 24, err, WEIR_E_INVALID, name, "\"%s\" is out of range; it must be from %d to %d", text, min,
-                1 << 24);
+        FAIL_IF(from < min || to > 1 << 24, err, WEIR_E_INVALID, name, "\"%s\" is out of range; it must be from %d to %d", text,
+                min, 1 << 24);
         for (; from <= to; from++) {
             FAIL_IF(out->n == MAX_VALUES, err, WEIR_E_INVALID, name, "more than %d values", MAX_VALUES);
             out->values[out->n++] = (int32_t)from;
@@ -124,9 +124,10 @@ static void summarise(outcome *o) {
 
 static void print_markdown(bench *b, const outcome *o) {
     if (b->n_rows == 0) {
-        printf("| %-30s | %10s | %10s | %-10s | %7s | %15s | %20s |\n", "model", "size", "params", "cpu", "threads", "test", "t/s");
-        printf("| %.30s | %.9s: | %.9s: | %.10s | %.6s: | %.14s: | %.19s: |\n", "------------------------------", "---------", "---------",
-               "----------", "------", "--------------", "-------------------");
+        printf("| %-30s | %10s | %10s | %-10s | %7s | %15s | %20s |\n", "model", "size", "params", "cpu", "threads", "test",
+               "t/s");
+        printf("| %.30s | %.9s: | %.9s: | %.10s | %.6s: | %.14s: | %.19s: |\n", "------------------------------", "---------",
+               "---------", "----------", "------", "--------------", "-------------------");
     }
     char name[64], size[32], params[32], speed[64];
     snprintf(name, sizeof name, "%s %s", b->info->architecture, b->info->file_type);
@@ -134,7 +135,8 @@ static void print_markdown(bench *b, const outcome *o) {
     snprintf(params, sizeof params, "%.2f M", (double)b->info->n_params / 1e6);
     snprintf(speed, sizeof speed, "%.2f ± %.2f", o->mean_speed, o->stddev_speed);
     /* One column more, since the sign takes two bytes. */
-    printf("| %-30s | %10s | %10s | %-10s | %7d | %15s | %21s |\n", name, size, params, b->info->cpu_level, o->t.n_threads, o->label, speed);
+    printf("| %-30s | %10s | %10s | %-10s | %7d | %15s | %21s |\n", name, size, params, b->info->cpu_level, o->t.n_threads,
+           o->label, speed);
 }
 
 static void put_escaped(const char *text, char quote) {
@@ -159,12 +161,12 @@ static void print_json(bench *b, const outcome *o, bool lines) {
     printf("%s\"build_commit\": \"weir %s\",%s\"cpu_info\": \"%s\",%s\"model_filename\": ", lines ? "" : gap, WEIR_VERSION, gap,
            b->info->cpu_level, gap);
     put_escaped(b->info->path, '"');
-    printf(",%s\"model_type\": \"%s %s\",%s\"model_size\": %" PRIu64 ",%s\"model_n_params\": %" PRIu64, gap, b->info->architecture,
-           b->info->file_type, gap, b->info->weight_bytes, gap, b->info->n_params);
-    printf(",%s\"n_batch\": %d,%s\"n_threads\": %d,%s\"n_prompt\": %d,%s\"n_gen\": %d,%s\"n_depth\": %d", gap, o->t.n_batch, gap,
-           o->t.n_threads, gap, o->t.n_prompt, gap, o->t.n_gen, gap, o->t.n_depth);
-    printf(",%s\"test\": \"%s\",%s\"test_time\": \"%s\",%s\"avg_ns\": %.0f,%s\"stddev_ns\": %.0f", gap, o->label, gap, o->time, gap,
-           1000 * o->mean_us, gap, 1000 * o->stddev_us);
+    printf(",%s\"model_type\": \"%s %s\",%s\"model_size\": %" PRIu64 ",%s\"model_n_params\": %" PRIu64, gap,
+           b->info->architecture, b->info->file_type, gap, b->info->weight_bytes, gap, b->info->n_params);
+    printf(",%s\"n_batch\": %d,%s\"n_threads\": %d,%s\"n_prompt\": %d,%s\"n_gen\": %d,%s\"n_depth\": %d", gap, o->t.n_batch,
+           gap, o->t.n_threads, gap, o->t.n_prompt, gap, o->t.n_gen, gap, o->t.n_depth);
+    printf(",%s\"test\": \"%s\",%s\"test_time\": \"%s\",%s\"avg_ns\": %.0f,%s\"stddev_ns\": %.0f", gap, o->label, gap, o->time,
+           gap, 1000 * o->mean_us, gap, 1000 * o->stddev_us);
     printf(",%s\"avg_ts\": %.6f,%s\"stddev_ts\": %.6f,%s\"samples_ns\": [", gap, o->mean_speed, gap, o->stddev_speed, gap);
     for (size_t i = 0; i < o->n; i++) printf("%s%.0f", i ? ", " : "", 1000 * o->us[i]);
     printf("],%s\"samples_ts\": [", gap);
@@ -174,14 +176,17 @@ static void print_json(bench *b, const outcome *o, bool lines) {
 
 static void print_csv(bench *b, const outcome *o) {
     if (b->n_rows == 0) {
-        puts("build_commit,cpu_info,model_filename,model_type,model_size,model_n_params,n_batch,n_threads,n_prompt,n_gen,n_depth,"
+        puts("build_commit,cpu_info,model_filename,model_type,model_size,model_n_params,n_batch,n_threads,n_prompt,n_gen,n_"
+             "depth,"
              "test_time,avg_ns,stddev_ns,avg_ts,stddev_ts");
     }
     printf("\"weir %s\",\"%s\",\"", WEIR_VERSION, b->info->cpu_level);
     for (const char *c = b->info->path; *c; c++) printf(*c == '"' ? "\"\"" : "%c", *c);
-    printf("\",\"%s %s\",\"%" PRIu64 "\",\"%" PRIu64 "\",\"%d\",\"%d\",\"%d\",\"%d\",\"%d\",\"%s\",\"%.0f\",\"%.0f\",\"%.6f\",\"%.6f\"\n",
+    printf("\",\"%s %s\",\"%" PRIu64 "\",\"%" PRIu64
+           "\",\"%d\",\"%d\",\"%d\",\"%d\",\"%d\",\"%s\",\"%.0f\",\"%.0f\",\"%.6f\",\"%.6f\"\n",
            b->info->architecture, b->info->file_type, b->info->weight_bytes, b->info->n_params, o->t.n_batch, o->t.n_threads,
-           o->t.n_prompt, o->t.n_gen, o->t.n_depth, o->time, 1000 * o->mean_us, 1000 * o->stddev_us, o->mean_speed, o->stddev_speed);
+           o->t.n_prompt, o->t.n_gen, o->t.n_depth, o->time, 1000 * o->mean_us, 1000 * o->stddev_us, o->mean_speed,
+           o->stddev_speed);
 }
 
 static void print_outcome(bench *b, const outcome *o) {
@@ -238,8 +243,11 @@ static int measure_all(bench *b, const number_list lists[5], int32_t n_threads, 
         for (int kind = PROMPT; kind <= GENERATE; kind++) {
             for (size_t i = 0; i < lists[kind].n && result >= 0; i++) {
                 int32_t n = lists[kind].values[i];
-                test t = {.n_prompt = kind == PROMPT ? n : 0, .n_gen = kind == GENERATE ? n : 0, .n_depth = lists[DEPTH].values[d],
-                          .n_threads = engine_n_threads(b->e), .n_batch = b->n_batch};
+                test t = {.n_prompt = kind == PROMPT ? n : 0,
+                          .n_gen = kind == GENERATE ? n : 0,
+                          .n_depth = lists[DEPTH].values[d],
+                          .n_threads = engine_n_threads(b->e),
+                          .n_batch = b->n_batch};
                 if (n) result = measure(b, &t, err);
             }
         }
@@ -256,8 +264,11 @@ int command_bench(const settings *s) {
     const struct {
         const char *option, *text;
         int32_t min;
-    } sources[5] = {{"--n-prompt", s->bench_prompt, 0}, {"--n-gen", s->bench_generate, 0}, {"--n-depth", s->bench_depth, 0},
-                    {"--threads", s->bench_threads, 0}, {"--batch-size", s->bench_batch, 1}};
+    } sources[5] = {{"--n-prompt", s->bench_prompt, 0},
+                    {"--n-gen", s->bench_generate, 0},
+                    {"--n-depth", s->bench_depth, 0},
+                    {"--threads", s->bench_threads, 0},
+                    {"--batch-size", s->bench_batch, 1}};
     for (int i = 0; i < 5; i++) {
         if (read_list(sources[i].option, sources[i].text, sources[i].min, &lists[i], &err) < 0) {
             command_failed(&err);

@@ -1,6 +1,6 @@
-/* weir perplexity: how well a model predicts a text. The text is cut into chunks of --ctx-size tokens, the first of each being BOS
- * where the model adds one; each chunk is read from an empty context; a last partial chunk is dropped. The mean negative log
- * likelihood runs over ids 1.. of all chunks, in nats; perplexity is its exponential. */
+/* weir perplexity: how well a model predicts a text. The text is cut into chunks of --ctx-size tokens, the first of each being
+ * BOS where the model adds one; each chunk is read from an empty context; a last partial chunk is dropped. The mean negative
+ * log likelihood runs over ids 1.. of all chunks, in nats; perplexity is its exponential. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,7 +48,8 @@ static int evaluate_chunk(evaluation *v, const int32_t *chunk, int32_t n_tok, we
     return result;
 }
 
-static int evaluate(const settings *s, evaluation *v, const weir_model *model, const int32_t *tokens, size_t n, weir_error *err) {
+static int evaluate(const settings *s, evaluation *v, const weir_model *model, const int32_t *tokens, size_t n,
+                    weir_error *err) {
     size_t n_chunk = (size_t)s->ctx_size, taken = n_chunk - weir_model_adds_bos(model), n_chunks = n / taken;
     FAIL_IF(n_chunks == 0, err, WEIR_E_INVALID, "--file", "the text has %zu tokens, fewer than one chunk of %zu", n, taken);
     int32_t *chunk = malloc(n_chunk * sizeof *chunk);
@@ -70,10 +71,12 @@ static int print_result(const settings *s, const evaluation *v) {
     double mean = v->sum / (double)v->n, variance = v->sum_squares / (double)v->n - mean * mean;
     double error = v->n > 1 && variance > 0 ? sqrt(variance / (double)(v->n - 1)) : 0;
     char text[256];
-    int n = s->json ? snprintf(text, sizeof text, "{\"tokens\": %zu, \"mean_nll\": %.7f, \"perplexity\": %.5f, \"perplexity_error\": %.5f}\n",
-                               v->n, mean, exp(mean), error * exp(mean))
-                    : snprintf(text, sizeof text, "Perplexity %.4f +/- %.4f (mean negative log likelihood %.6f over %zu tokens)\n",
-                               exp(mean), error * exp(mean), mean, v->n);
+    int n = s->json
+                ? snprintf(text, sizeof text,
+                           "{\"tokens\": %zu, \"mean_nll\": %.7f, \"perplexity\": %.5f, \"perplexity_error\": %.5f}\n", v->n,
+                           mean, exp(mean), error * exp(mean))
+                : snprintf(text, sizeof text, "Perplexity %.4f +/- %.4f (mean negative log likelihood %.6f over %zu tokens)\n",
+                           exp(mean), error * exp(mean), mean, v->n);
     return command_write(text, (size_t)n);
 }
 
@@ -98,7 +101,8 @@ int command_perplexity(const settings *s) {
         goto failed;
     }
     n = weir_tokenize(model, text.data ? text.data : "", text.n_bytes, false, false, tokens, (size_t)n);
-    weir_engine_options options = {.n_threads = (int32_t)s->threads, .n_ctx = (int32_t)s->ctx_size, .n_parallel = 1, .n_batch = STEP};
+    weir_engine_options options = {
+        .n_threads = (int32_t)s->threads, .n_ctx = (int32_t)s->ctx_size, .n_parallel = 1, .n_batch = STEP};
     if (engine_open(&v.e, model, &options, &err) < 0 || evaluate(s, &v, model, tokens, (size_t)n, &err) < 0) goto failed;
     code = print_result(s, &v);
     goto done;

@@ -1,6 +1,6 @@
-/* weir serve, and the worker llm-worker-rbee: one model behind the server of src/api. The main thread runs the server's loop; the
- * model loads on a second thread, while the server already says that it is not ready. SIGINT and SIGTERM end it in order; a second
- * one ends it at once. */
+/* weir serve, and the worker llm-worker-rbee: one model behind the server of src/api. The main thread runs the server's loop;
+ * the model loads on a second thread, while the server already says that it is not ready. SIGINT and SIGTERM end it in order; a
+ * second one ends it at once. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -61,7 +61,8 @@ static int open_chat(service *v, weir_error *err) {
     if (!v->with_chat) return 0;
     TRY(command_chat_template(v->s, v->model, &source, err));
     if (source == NULL) return 0;
-    char *bos = command_token_text(v->model, weir_token_bos(v->model)), *eos = command_token_text(v->model, weir_token_eos(v->model));
+    char *bos = command_token_text(v->model, weir_token_bos(v->model)),
+         *eos = command_token_text(v->model, weir_token_eos(v->model));
     int result = bos && eos ? weir_chat_open(&v->chat, source, bos, eos, err)
                             : error_set(err, WEIR_E_NOMEM, "", "no memory for the chat template");
     bool given = v->s->chat_template || v->s->chat_template_file;
@@ -85,8 +86,11 @@ static int load(service *v) {
     TRY(weir_engine_open(&v->engine, v->model, &engine_options, &v->err));
     TRY(open_chat(v, &v->err));
     const weir_model_info *info = weir_model_get_info(v->model);
-    log_field fields[] = {LOG_TEXT("model", info->name), LOG_TEXT("architecture", info->architecture), LOG_TEXT("type", info->file_type),
-                          LOG_TEXT("cpu", info->cpu_level), LOG_NUMBER("n_ctx", weir_engine_n_ctx(v->engine)),
+    log_field fields[] = {LOG_TEXT("model", info->name),
+                          LOG_TEXT("architecture", info->architecture),
+                          LOG_TEXT("type", info->file_type),
+                          LOG_TEXT("cpu", info->cpu_level),
+                          LOG_NUMBER("n_ctx", weir_engine_n_ctx(v->engine)),
                           LOG_NUMBER("load_ms", (clock_now_us() - begin_us) / 1000)};
     log_event(LOG_INFO, "model loaded", fields, sizeof fields / sizeof fields[0]);
     int32_t n_parallel = engine_options.n_parallel > 0 ? engine_options.n_parallel : DEFAULT_PARALLEL;
@@ -106,12 +110,14 @@ static int serve(const settings *s, const api_server_options *options) {
     service v = {.s = s, .with_chat = true, .visible = !s->quiet && !options->worker && isatty(STDERR_FILENO), .shown = -1};
     weir_error err = {0};
     pthread_t loader;
-    if (access(s->model, R_OK) != 0) return command_failed(&(weir_error){.code = WEIR_E_IO, .message = "the model cannot be read"});
+    if (access(s->model, R_OK) != 0)
+        return command_failed(&(weir_error){.code = WEIR_E_IO, .message = "the model cannot be read"});
     if (api_server_open(&v.server, options, &err) < 0) return command_failed(&err);
     catch_signals(v.server);
     log_field fields[] = {LOG_TEXT("host", options->host), LOG_NUMBER("port", api_server_port(v.server))};
     log_event(LOG_INFO, "listening", fields, 2);
-    int result = pthread_create(&loader, NULL, run_loader, &v) == 0 ? 0 : error_set(&err, WEIR_E_INTERNAL, "", "no thread for loading");
+    int result =
+        pthread_create(&loader, NULL, run_loader, &v) == 0 ? 0 : error_set(&err, WEIR_E_INTERNAL, "", "no thread for loading");
     if (result >= 0) {
         result = api_server_run(v.server, &err);
         pthread_join(loader, NULL);
@@ -160,8 +166,11 @@ int command_serve(const settings *s) {
     if (result >= 0 && n_keys == 0 && (s->api_key || s->api_key_file)) {
         result = error_set(&err, WEIR_E_INVALID, s->api_key ? "--api-key" : s->api_key_file, "holds no key");
     }
-    api_server_options options = {.host = s->host, .port = (uint16_t)s->port, .model_alias = s->alias ? s->alias : base_name(s->model),
-                                  .api_keys = keys, .n_api_keys = n_keys};
+    api_server_options options = {.host = s->host,
+                                  .port = (uint16_t)s->port,
+                                  .model_alias = s->alias ? s->alias : base_name(s->model),
+                                  .api_keys = keys,
+                                  .n_api_keys = n_keys};
     int code = result < 0 ? command_failed(&err) : serve(s, &options);
     buf_free(&file);
     free(list);
@@ -171,12 +180,21 @@ int command_serve(const settings *s) {
 /* ---- the worker ------------------------------------------------------------------------------------------------------- */
 
 static int serve_worker(const settings *s, const char *host, const char *token) {
-    if (s->hive_url == NULL && s->queen_url == NULL && s->callback_url == NULL) return command_misused("--hive-url URL is missing");
+    if (s->hive_url == NULL && s->queen_url == NULL && s->callback_url == NULL)
+        return command_misused("--hive-url URL is missing");
     const char *keys[1] = {token};
-    api_server_options options = {
-        .host = host, .port = (uint16_t)s->port, .model_alias = s->model_ref ? s->model_ref : s->model,
-        .api_keys = keys, .n_api_keys = token ? 1 : 0, .worker = true, .worker_id = s->worker_id, .backend = s->backend,
-        .device = (int32_t)s->device, .hive_url = s->hive_url, .queen_url = s->queen_url, .callback_url = s->callback_url};
+    api_server_options options = {.host = host,
+                                  .port = (uint16_t)s->port,
+                                  .model_alias = s->model_ref ? s->model_ref : s->model,
+                                  .api_keys = keys,
+                                  .n_api_keys = token ? 1 : 0,
+                                  .worker = true,
+                                  .worker_id = s->worker_id,
+                                  .backend = s->backend,
+                                  .device = (int32_t)s->device,
+                                  .hive_url = s->hive_url,
+                                  .queen_url = s->queen_url,
+                                  .callback_url = s->callback_url};
     return serve(s, &options);
 }
 

@@ -31,8 +31,8 @@ weir_model *command_open_model(const settings *s, const char *path, bool vocab_o
 weir_engine_options command_engine_options(const settings *s);
 /* Sampling from the settings; a negative --seed takes one from the clock. */
 weir_sampling command_sampling(const settings *s);
-/* The source of the chat template: --chat-template, --chat-template-file or the model's; the caller frees *source, which is NULL
- * when there is none. */
+/* The source of the chat template: --chat-template, --chat-template-file or the model's; the caller frees *source, which is
+ * NULL when there is none. */
 int command_chat_template(const settings *s, const weir_model *model, char **source, weir_error *err);
 /* The text of a token, "" for -1, in a string that the caller frees; NULL without memory. */
 char *command_token_text(const weir_model *model, int32_t token);

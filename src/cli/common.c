@@ -40,8 +40,10 @@ weir_model *command_open_model(const settings *s, const char *path, bool vocab_o
     weir_error err = {0};
     int shown = -1;
     bool visible = !s->quiet && !vocab_only && isatty(STDERR_FILENO);
-    weir_model_options options = {
-        .n_threads = (int32_t)s->threads, .vocab_only = vocab_only, .progress = visible ? show_progress : NULL, .progress_user = &shown};
+    weir_model_options options = {.n_threads = (int32_t)s->threads,
+                                  .vocab_only = vocab_only,
+                                  .progress = visible ? show_progress : NULL,
+                                  .progress_user = &shown};
     int result = weir_model_open(&model, path, &options, &err);
     if (visible && shown >= 0) fputs("\r\033[K", stderr);
     if (result < 0) {

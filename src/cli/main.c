@@ -1,5 +1,5 @@
-/* The program: finds the command that is asked for and runs it. Invoked through a name that begins with llm-worker-rbee it is that
- * worker. Owns the process: signals that must not kill it, standard streams, the exit code. */
+/* The program: finds the command that is asked for and runs it. Invoked through a name that begins with llm-worker-rbee it is
+ * that worker. Owns the process: signals that must not kill it, standard streams, the exit code. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +26,9 @@ static int run_command(const command *c, const char *program, int argc, char **a
         return show(&help);
     }
     if (result < 0) {
-        fprintf(stderr, "Error: %s%s%s\n\nUsage: %s [OPTION...]%s%s\n%s --help tells more.\n", err.place, err.place[0] ? ": " : "",
-                err.message, program, c->arguments ? " " : "", c->arguments ? c->arguments : "", program);
+        fprintf(stderr, "Error: %s%s%s\n\nUsage: %s [OPTION...]%s%s\n%s --help tells more.\n", err.place,
+                err.place[0] ? ": " : "", err.message, program, c->arguments ? " " : "", c->arguments ? c->arguments : "",
+                program);
         return EXIT_USAGE;
     }
     return c->run(&s);
@@ -49,7 +50,8 @@ static int run_worker(const char *name, int argc, char **argv) {
 
 static int show_commands(void) {
     buf text = BUF_INIT;
-    buf_puts(&text, "Usage: weir COMMAND [OPTION...]\n\nAn LLM worker: one model, served over HTTP, each token streamed as it is made.\n\n");
+    buf_puts(&text, "Usage: weir COMMAND [OPTION...]\n\nAn LLM worker: one model, served over HTTP, each token streamed as it "
+                    "is made.\n\n");
     for (size_t i = 0; i < tables_n_commands; i++) {
         buf_printf(&text, "  %-12s %s\n", tables_commands[i].name, tables_commands[i].summary);
     }
@@ -79,7 +81,7 @@ int main(int argc, char **argv) {
         return run_command(&tables_commands[i], program, argc - 2, argv + 2);
     }
     const char *nearest = options_nearest(word, names, tables_n_commands);
-    fprintf(stderr, "Error: unknown command %s%s%s%s\n\nweir --help lists the commands.\n", word, nearest ? "; did you mean " : "",
-            nearest ? nearest : "", nearest ? "?" : "");
+    fprintf(stderr, "Error: unknown command %s%s%s%s\n\nweir --help lists the commands.\n", word,
+            nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
     return EXIT_USAGE;
 }

@@ -87,8 +87,8 @@ static bool is_choice(const char *choices, const char *text) {
 
 static int check_range(const option *o, double value, const char *text, const char *place, weir_error *err) {
     if (o->min == 0 && o->max == 0) return 0;
-    FAIL_IF(value < o->min || value > o->max, err, WEIR_E_INVALID, place, "%s is out of range; it must be from %.15g to %.15g", text,
-            o->min, o->max);
+    FAIL_IF(value < o->min || value > o->max, err, WEIR_E_INVALID, place, "%s is out of range; it must be from %.15g to %.15g",
+            text, o->min, o->max);
     return 0;
 }
 
@@ -99,7 +99,8 @@ static int set_value(const option *o, const char *text, const char *place, setti
     switch (o->type) {
     case OPTION_SWITCH: {
         bool on = is_choice("1|true|yes|on", text);
-        FAIL_IF(!on && !is_choice("0|false|no|off|", text) && *text, err, WEIR_E_INVALID, place, "\"%s\" is neither true nor false", text);
+        FAIL_IF(!on && !is_choice("0|false|no|off|", text) && *text, err, WEIR_E_INVALID, place,
+                "\"%s\" is neither true nor false", text);
         *(bool *)member = on;
         return 0;
     }
@@ -120,7 +121,8 @@ static int set_value(const option *o, const char *text, const char *place, setti
         return 0;
     }
     case OPTION_TEXT:
-        FAIL_IF(o->choices && !is_choice(o->choices, text), err, WEIR_E_INVALID, place, "\"%s\" is none of %s", text, o->choices);
+        FAIL_IF(o->choices && !is_choice(o->choices, text), err, WEIR_E_INVALID, place, "\"%s\" is none of %s", text,
+                o->choices);
         *(const char **)member = text;
         return 0;
     }
@@ -261,7 +263,8 @@ static void put_option(buf *out, const command *c, const option *o) {
 }
 
 void options_help(const command *c, const char *program, buf *out) {
-    buf_printf(out, "Usage: %s [OPTION...]%s%s\n\n%s\n", program, c->arguments ? " " : "", c->arguments ? c->arguments : "", c->summary);
+    buf_printf(out, "Usage: %s [OPTION...]%s%s\n\n%s\n", program, c->arguments ? " " : "", c->arguments ? c->arguments : "",
+               c->summary);
     if (c->details) buf_printf(out, "\n%s\n", c->details);
     for (size_t g = 0; g < COMMAND_MAX_GROUPS && c->groups[g]; g++) {
         buf_printf(out, "\n%s\n", c->groups[g]->title);

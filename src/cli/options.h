@@ -1,5 +1,6 @@
-/* Command lines: tables of options from which parsing, environment variables, --help and the suggestion of the nearest name come.
- * Owns: the tables' form and the settings they fill. Knows nothing of what the commands do. Main thread, before others start. */
+/* Command lines: tables of options from which parsing, environment variables, --help and the suggestion of the nearest name
+ * come. Owns: the tables' form and the settings they fill. Knows nothing of what the commands do. Main thread, before others
+ * start. */
 #ifndef WEIR_CLI_OPTIONS_H
 #define WEIR_CLI_OPTIONS_H
 
@@ -12,8 +13,8 @@
 
 enum { OPTIONS_MAX_ARGUMENTS = 4096 };
 
-/* What all commands' options fill in; a command reads the members that its groups name. Texts point into argv, the environment or
- * static storage. */
+/* What all commands' options fill in; a command reads the members that its groups name. Texts point into argv, the environment
+ * or static storage. */
 typedef struct settings {
     /* model and engine */
     const char *model, *chat_template, *chat_template_file;
@@ -75,12 +76,13 @@ typedef struct command {
     const char *arguments; /* how help calls the arguments that are no options; NULL = none are allowed */
     const char *details;   /* more text for help, or NULL */
     const option_group *groups[COMMAND_MAX_GROUPS]; /* ends at the first NULL */
-    int (*run)(const settings *s); /* the process's exit code */
+    int (*run)(const settings *s);                  /* the process's exit code */
     bool strict; /* the worker: an option may not be repeated, and no environment variable stands for it */
 } command;
 
-/* Fills *s from defaults, then environment (WEIR_ and the long name in capitals, "-" as "_"), then argv[0..argc), which holds what
- * follows the command's name. 0; 1 when --help was among them; WEIR_E_INVALID, with the nearest name for an unknown option. */
+/* Fills *s from defaults, then environment (WEIR_ and the long name in capitals, "-" as "_"), then argv[0..argc), which holds
+ * what follows the command's name. 0; 1 when --help was among them; WEIR_E_INVALID, with the nearest name for an unknown
+ * option. */
 int options_parse(const command *c, int argc, char **argv, settings *s, weir_error *err);
 
 /* Appends the help text of a command; `program` is how it is called, for example "weir serve". */

@@ -37,7 +37,8 @@ static void take_event(generation *g, const char *data, int64_t since_us, int64_
         return;
     }
     json_t *event = json_loads(data, JSON_REJECT_DUPLICATES, NULL);
-    const char *type = json_string_value(json_object_get(event, "type")), *text = json_string_value(json_object_get(event, "t"));
+    const char *type = json_string_value(json_object_get(event, "type")),
+               *text = json_string_value(json_object_get(event, "t"));
     if (type && strcmp(type, "started") == 0) {
         g->started = g->n_tokens == 0;
         g->started_us = now_us - stream_us;
@@ -57,7 +58,8 @@ static void take_event(generation *g, const char *data, int64_t since_us, int64_
 static int stream_path(client *c, char out[256], weir_error *err) {
     TRY(client_finish(c, 10000, err));
     json_t *reply = json_loads(c->body.data ? c->body.data : "", 0, NULL);
-    const char *job = json_string_value(json_object_get(reply, "job_id")), *url = json_string_value(json_object_get(reply, "sse_url"));
+    const char *job = json_string_value(json_object_get(reply, "job_id")),
+               *url = json_string_value(json_object_get(reply, "sse_url"));
     bool sound = job && strncmp(job, "job-", 4) == 0 && url && url[0] == '/' && strlen(url) < 256;
     if (sound) snprintf(out, 256, "%s", url);
     json_decref(reply);
@@ -77,8 +79,10 @@ int selftest_generate(int port, const char *path, const char *body, size_t stop_
         result = stream_path(&c, url, err);
         g->accepted_us = clock_now_us() - since_us;
         answer = c;
-        if (result >= 0) result = client_start(&c, port, "GET", url, NULL, 30000, err);
-        else c.fd = -1;
+        if (result >= 0)
+            result = client_start(&c, port, "GET", url, NULL, 30000, err);
+        else
+            c.fd = -1;
     }
     if (result >= 0 && c.status != 200) result = error_set(err, WEIR_E_FORMAT, path, "status %d", c.status);
     size_t reads_before = c.n_reads;
@@ -116,8 +120,23 @@ static int spawn_worker(selftest *t, weir_error *err) {
     snprintf(port, sizeof port, "%d", t->port);
     snprintf(device, sizeof device, "%lld", (long long)t->s->device);
     snprintf(hive_url, sizeof hive_url, "http://127.0.0.1:%lld", (long long)t->s->hive_port);
-    const char *argv[] = {"llm-worker-rbee", "--worker-id", t->s->worker_id, "--model", t->s->model, "--model-ref", t->s->model,
-                          "--backend", t->s->backend, "--device", device, "--port", port, "--hive-url", hive_url, "--local-mode", NULL};
+    const char *argv[] = {"llm-worker-rbee",
+                          "--worker-id",
+                          t->s->worker_id,
+                          "--model",
+                          t->s->model,
+                          "--model-ref",
+                          t->s->model,
+                          "--backend",
+                          t->s->backend,
+                          "--device",
+                          device,
+                          "--port",
+                          port,
+                          "--hive-url",
+                          hive_url,
+                          "--local-mode",
+                          NULL};
     int ends[2];
     FAIL_IF(pipe2(ends, O_CLOEXEC) != 0, err, WEIR_E_IO, "worker", "no pipe: %s", strerror(errno));
     fflush(stdout);
@@ -155,12 +174,14 @@ static bool wait_healthy(selftest *t) {
         if (waitpid(t->worker, &status, WNOHANG) == t->worker) {
             t->worker = 0;
             show_output(t);
-            return selftest_check(t, false, "health", "the worker ended with code %d", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+            return selftest_check(t, false, "health", "the worker ended with code %d",
+                                  WIFEXITED(status) ? WEXITSTATUS(status) : -1);
         }
         if (client_start(&c, t->port, "GET", "/health", NULL, 2000, &err) >= 0) {
             status = c.status;
             client_close(&c);
-            if (status / 100 == 2) return selftest_check(t, true, "health", "after %.2f s", (double)(clock_now_us() - begin) / 1e6);
+            if (status / 100 == 2)
+                return selftest_check(t, true, "health", "after %.2f s", (double)(clock_now_us() - begin) / 1e6);
         }
         clock_sleep_us(500000);
     }
@@ -172,8 +193,8 @@ static bool wait_heartbeat(selftest *t) {
     int64_t begin = clock_now_us();
     while (hive_n_heartbeats(t->hive) == 0 && clock_now_us() - begin < 35000000) clock_sleep_us(20000);
     int n = hive_n_heartbeats(t->hive);
-    return selftest_check(t, n > 0 && hive_n_bad(t->hive) == 0, "heartbeat", "%d well-formed, %d others, %.2f s after health", n,
-                          hive_n_bad(t->hive), (double)(clock_now_us() - begin) / 1e6);
+    return selftest_check(t, n > 0 && hive_n_bad(t->hive) == 0, "heartbeat", "%d well-formed, %d others, %.2f s after health",
+                          n, hive_n_bad(t->hive), (double)(clock_now_us() - begin) / 1e6);
 }
 
 /* The inference of the contract's test, in the forms of its time: dual call, single call, operation. */
@@ -181,11 +202,13 @@ static void check_inference(selftest *t) {
     static const struct {
         const char *name, *path, *body;
     } forms[] = {
-        {"inference, dual call", "/v1/inference", "{\"prompt\":\"The capital of France is\",\"max_tokens\":50,\"temperature\":0.7}"},
+        {"inference, dual call", "/v1/inference",
+         "{\"prompt\":\"The capital of France is\",\"max_tokens\":50,\"temperature\":0.7}"},
         {"inference, single call", "/v1/inference",
          "{\"job_id\":\"test-job-001\",\"prompt\":\"The capital of France is\",\"max_tokens\":50,\"temperature\":0.7}"},
         {"inference, operation", "/v1/jobs",
-         "{\"operation\":\"infer\",\"hive_id\":\"localhost\",\"model\":\"m\",\"prompt\":\"The capital of France is\",\"max_tokens\":50,"
+         "{\"operation\":\"infer\",\"hive_id\":\"localhost\",\"model\":\"m\",\"prompt\":\"The capital of France "
+         "is\",\"max_tokens\":50,"
          "\"temperature\":0.7,\"stream\":true}"},
     };
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
@@ -206,8 +229,9 @@ static void check_inference(selftest *t) {
 static void stop_worker(selftest *t) {
     client c;
     weir_error err = {0};
-    bool open = client_start(&c, t->port, "POST", "/v1/inference",
-                             "{\"job_id\":\"last\",\"prompt\":\"Count: one, two, three,\",\"max_tokens\":2000}", 5000, &err) >= 0;
+    bool open =
+        client_start(&c, t->port, "POST", "/v1/inference",
+                     "{\"job_id\":\"last\",\"prompt\":\"Count: one, two, three,\",\"max_tokens\":2000}", 5000, &err) >= 0;
     if (open) client_next_event(&c, 5000, &err);
     int64_t begin = clock_now_us();
     int status = 0;

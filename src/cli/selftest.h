@@ -15,8 +15,8 @@ typedef struct selftest {
     const settings *s;
     int port;
     hive *hive;
-    int worker;   /* process id; 0 = none */
-    int output;   /* the worker's standard output and error; read only when it failed */
+    int worker; /* process id; 0 = none */
+    int output; /* the worker's standard output and error; read only when it failed */
     int n_passed, n_failed;
 } selftest;
 
@@ -27,18 +27,18 @@ enum { SELFTEST_MAX_ARRIVALS = 2048 };
 
 /* What one generation brought. */
 typedef struct generation {
-    buf text;          /* of all tokens */
+    buf text; /* of all tokens */
     size_t n_tokens, n_reads;
-    bool started, done;        /* the first event was "started"; [DONE] was the last thing */
-    char stop_reason[32];      /* of the "end" event, or the code of the "error" event */
-    int64_t accepted_us;       /* from the request to the JSON reply */
-    int64_t started_us;        /* from the stream's request to the event "started" */
-    int64_t first_us, total_us; /* from the request to the first token and to [DONE] */
+    bool started, done;                         /* the first event was "started"; [DONE] was the last thing */
+    char stop_reason[32];                       /* of the "end" event, or the code of the "error" event */
+    int64_t accepted_us;                        /* from the request to the JSON reply */
+    int64_t started_us;                         /* from the stream's request to the event "started" */
+    int64_t first_us, total_us;                 /* from the request to the first token and to [DONE] */
     int64_t arrivals_us[SELFTEST_MAX_ARRIVALS]; /* of the first tokens */
 } generation;
 
-/* POSTs `body` to `path` and reads its stream to the end: the reply's own stream when it is one, else the one that sse_url names.
- * Stops after `stop_after` tokens by closing the connection (0 = never). Any thread. The caller frees g->text. */
+/* POSTs `body` to `path` and reads its stream to the end: the reply's own stream when it is one, else the one that sse_url
+ * names. Stops after `stop_after` tokens by closing the connection (0 = never). Any thread. The caller frees g->text. */
 int selftest_generate(int port, const char *path, const char *body, size_t stop_after, generation *g, weir_error *err);
 /* A metric of the worker, or -1. Any thread. */
 double selftest_metric(int port, const char *name);

@@ -103,16 +103,18 @@ static int read_head(client *c, int64_t timeout_ms, weir_error *err) {
 }
 
 static int connect_to(client *c, int port, weir_error *err) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     int one = 1;
     if (c->fd >= 0) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    FAIL_IF(c->fd < 0 || connect(c->fd, (struct sockaddr *)&address, sizeof address) != 0, err, WEIR_E_IO, "", "cannot connect to port %d: %s",
-            port, strerror(errno));
+    FAIL_IF(c->fd < 0 || connect(c->fd, (struct sockaddr *)&address, sizeof address) != 0, err, WEIR_E_IO, "",
+            "cannot connect to port %d: %s", port, strerror(errno));
     return 0;
 }
 
-int client_start(client *c, int port, const char *method, const char *path, const char *body, int64_t timeout_ms, weir_error *err) {
+int client_start(client *c, int port, const char *method, const char *path, const char *body, int64_t timeout_ms,
+                 weir_error *err) {
     memset(c, 0, sizeof *c);
     c->fd = -1;
     buf request = BUF_INIT;

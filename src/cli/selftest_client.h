@@ -1,5 +1,5 @@
-/* A small HTTP/1.1 client for the self-test: one request a connection, plain sockets, every arrival stamped. It is not our server's
- * code on purpose. One thread a client. */
+/* A small HTTP/1.1 client for the self-test: one request a connection, plain sockets, every arrival stamped. It is not our
+ * server's code on purpose. One thread a client. */
 #ifndef WEIR_CLI_SELFTEST_CLIENT_H
 #define WEIR_CLI_SELFTEST_CLIENT_H
 
@@ -23,7 +23,8 @@ typedef struct client {
 
 /* Connects to 127.0.0.1:port, sends the request in one write and reads the response's head. `body` NULL = none. `accept` may be
  * NULL. WEIR_E_IO, WEIR_E_TIMEOUT. The client is closed on failure. */
-int client_start(client *c, int port, const char *method, const char *path, const char *body, int64_t timeout_ms, weir_error *err);
+int client_start(client *c, int port, const char *method, const char *path, const char *body, int64_t timeout_ms,
+                 weir_error *err);
 /* Reads once. 1 = something came, 0 = the body has ended; WEIR_E_IO, WEIR_E_TIMEOUT, WEIR_E_FORMAT. */
 int client_read(client *c, int64_t timeout_ms, weir_error *err);
 /* Reads the body to its end; it is then in c->body. */

@@ -56,7 +56,8 @@ static size_t open_streams(int port, client *streams, size_t n) {
     weir_error err;
     char body[256];
     for (size_t i = 0; i < n; i++) {
-        snprintf(body, sizeof body, "{\"job_id\":\"open-%zu\",\"prompt\":\"Once upon a time\",\"max_tokens\":2000,\"seed\":%zu}", i, i);
+        snprintf(body, sizeof body,
+                 "{\"job_id\":\"open-%zu\",\"prompt\":\"Once upon a time\",\"max_tokens\":2000,\"seed\":%zu}", i, i);
         if (client_start(&streams[i], port, "POST", "/v1/inference", body, 10000, &err) < 0) return i;
     }
     return n;
@@ -82,11 +83,23 @@ static void check_handler(selftest *t) {
         double p99 = percentile(submit, n_tries, 0.99), health_p99 = percentile(health, n_tries, 0.99);
         char name[64];
         snprintf(name, sizeof name, "SC1 handler, %zu generations beside", beside[k]);
-        selftest_check(t, n_open == beside[k] && submit[n_tries - 1] < 100 && health[n_tries - 1] < 100, name,
-                       "submission p50 %.2f, p99 %.2f, max %.2f ms; health p99 %.2f, max %.2f ms (limit 100 ms)",
-                       percentile(submit, n_tries, 0.5), p99, submit[n_tries - 1], health_p99, health[n_tries - 1]);
+        selftest_check(
+            t, n_open == beside[k] && submit[n_tries - 1] < 100 && health[n_tries - 1] < 100, name,
+            "submission p50 %.2f, p99 %.2f, max %.2f ms; health p99 %.2f, max %.2f ms (limit 100 ms, aim p99 under 5 ms)",
+            percentile(submit, n_tries, 0.5), p99, submit[n_tries - 1], health_p99, health[n_tries - 1]);
     }
     free(streams);
+    double worst_ms = 0;
+    for (int i = 0; i < N_TRIES; i++) {
+        weir_error err;
+        generation g;
+        int result = selftest_generate(t->port, "/v1/inference", "{\"prompt\":\"Hello\",\"max_tokens\":1}", 0, &g, &err);
+        double ms = result >= 0 && g.started ? (double)g.started_us / 1000 : INFINITY;
+        worst_ms = ms > worst_ms ? ms : worst_ms;
+        buf_free(&g.text);
+    }
+    selftest_check(t, worst_ms < 100, "SC1 event started",
+                   "at worst %.2f ms after the stream was asked for, of %d (limit 100 ms)", worst_ms, N_TRIES);
 }
 
 /* SC2: the first token when idle. */
@@ -97,7 +110,9 @@ static void check_first_token(selftest *t) {
     } cases[] = {
         {"SC2 first token", "The capital of France is", 2000},
         {"SC2 first token, prompt of about 30 tokens",
-         "The sun rises in the east and sets in the west, and in the time between a great many people go to work, eat, talk and read", 2000},
+         "The sun rises in the east and sets in the west, and in the time between a great many people go to work, eat, talk "
+         "and read",
+         2000},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         weir_error err = {0};
@@ -115,19 +130,21 @@ static void check_first_token(selftest *t) {
 static void check_streaming(selftest *t) {
     weir_error err = {0};
     generation g;
-    int result = selftest_generate(t->port, "/v1/inference",
-                                   "{\"prompt\":\"Once upon a time\",\"max_tokens\":200,\"temperature\":0,\"repetition_penalty\":1.1}", 0, &g,
-                                   &err);
+    int result = selftest_generate(
+        t->port, "/v1/inference",
+        "{\"prompt\":\"Once upon a time\",\"max_tokens\":200,\"temperature\":0,\"repetition_penalty\":1.1}", 0, &g, &err);
     double gaps[SELFTEST_MAX_ARRIVALS];
     size_t n = 0;
-    for (size_t i = 1; i < g.n_tokens && i < SELFTEST_MAX_ARRIVALS; i++) gaps[n++] = (double)(g.arrivals_us[i] - g.arrivals_us[i - 1]) / 1000;
+    for (size_t i = 1; i < g.n_tokens && i < SELFTEST_MAX_ARRIVALS; i++)
+        gaps[n++] = (double)(g.arrivals_us[i] - g.arrivals_us[i - 1]) / 1000;
     double share = g.n_tokens ? (double)g.n_reads / (double)g.n_tokens : 0;
     double first = g.total_us ? 100.0 * (double)g.first_us / (double)g.total_us : 100;
     double median = percentile(gaps, n, 0.5);
-    selftest_check(t, result >= 0 && g.n_tokens >= 40 && share >= 0.9 && first < 10 && median > 0, "SC3 streaming",
-                   "%zu tokens, gap p50 %.2f, p99 %.2f ms; first after %.1f %% of the time (limit 10 %%); %.0f %% of tokens in a read of "
-                   "their own (limit 90 %%) %s",
-                   g.n_tokens, median, percentile(gaps, n, 0.99), first, share > 1 ? 100 : 100 * share, err.message);
+    selftest_check(
+        t, result >= 0 && g.n_tokens >= 40 && share >= 0.9 && first < 10 && median > 0, "SC3 streaming",
+        "%zu tokens, gap p50 %.2f, p99 %.2f ms; first after %.1f %% of the time (limit 10 %%); %.0f %% of tokens in a read of "
+        "their own (limit 90 %%) %s",
+        g.n_tokens, median, percentile(gaps, n, 0.99), first, share > 1 ? 100 : 100 * share, err.message);
     buf_free(&g.text);
 }
 
@@ -160,6 +177,16 @@ static double run_together(task *tasks, size_t n) {
     return (double)(clock_now_us() - begin) / 1000;
 }
 
+/* The median time of a few requests, one after the other. */
+static double time_alone(task *one) {
+    double ms[5];
+    for (size_t i = 0; i < 5; i++) {
+        ms[i] = run_together(one, 1);
+        buf_free(&one->g.text);
+    }
+    return percentile(ms, 5, 0.5);
+}
+
 typedef struct probe {
     int port;
     atomic_bool stop;
@@ -185,9 +212,8 @@ static void check_no_deadlock(selftest *t) {
         selftest_check(t, false, "SC5 no deadlock", "no memory");
         return;
     }
-    double solo_ms = run_together(&one, 1);
-    size_t n_done = one.result >= 0 && one.g.done;
-    buf_free(&one.g.text);
+    size_t n_done = 0;
+    double before_ms = time_alone(&one);
     probe p = {.port = t->port};
     pthread_t prober;
     bool probing = pthread_create(&prober, NULL, probe_health, &p) == 0;
@@ -205,12 +231,14 @@ static void check_no_deadlock(selftest *t) {
     }
     atomic_store(&p.stop, true);
     if (probing) pthread_join(prober, NULL);
+    double after_ms = time_alone(&one), solo_ms = before_ms > after_ms ? before_ms : after_ms;
     /* A floor of 10 ms a request keeps the ratio from measuring the noise of a model that answers in two. */
     double ideal = solo_ms > 10 ? solo_ms : 10;
     bool in_time = sequential_ms <= 2 * N_SEQUENTIAL * ideal && parallel_ms <= 2 * N_PARALLEL * ideal;
-    selftest_check(t, n_done == 1 + N_SEQUENTIAL + N_PARALLEL && in_time && probing && p.worst_ms < 100, "SC5 no deadlock",
-                   "%zu of %d done; one %.1f ms, %d in a row %.0f ms, %d at once %.0f ms; health at worst %.2f ms of %zu (limit 100 ms)",
-                   n_done, 1 + N_SEQUENTIAL + N_PARALLEL, solo_ms, N_SEQUENTIAL, sequential_ms, N_PARALLEL, parallel_ms, p.worst_ms, p.n);
+    selftest_check(
+        t, n_done == N_SEQUENTIAL + N_PARALLEL && in_time && probing && p.worst_ms < 100, "SC5 no deadlock",
+        "%zu of %d done; one %.1f ms, %d in a row %.0f ms, %d at once %.0f ms; health at worst %.2f ms of %zu (limit 100 ms)",
+        n_done, N_SEQUENTIAL + N_PARALLEL, solo_ms, N_SEQUENTIAL, sequential_ms, N_PARALLEL, parallel_ms, p.worst_ms, p.n);
     free(tasks);
 }
 
@@ -220,8 +248,8 @@ static void check_heartbeat_period(selftest *t) {
     while (hive_n_heartbeats(t->hive) < 2 && clock_now_us() - first_us < 32000000) clock_sleep_us(20000);
     bool came = hive_n_heartbeats(t->hive) >= 2;
     double seconds = came ? (double)(hive_arrived_us(t->hive, 1) - first_us) / 1e6 : NAN;
-    selftest_check(t, came && fabs(seconds - 30) <= 1 && hive_n_bad(t->hive) == 0, "SC5 heartbeat period", "%.3f s (30 s, 1 s more or less)",
-                   seconds);
+    selftest_check(t, came && fabs(seconds - 30) <= 1 && hive_n_bad(t->hive) == 0, "SC5 heartbeat period",
+                   "%.3f s (30 s, 1 s more or less)", seconds);
 }
 
 /* SC6: a client that goes away stops its generation. */
@@ -238,9 +266,10 @@ static void check_disconnect(selftest *t) {
     bool stopped = later == selftest_metric(t->port, "llamacpp:tokens_predicted_total");
     double n_cancelled = selftest_metric(t->port, "weir:requests_cancelled_total") - cancelled;
     int next = selftest_generate(t->port, "/v1/inference", SHORT_BODY, 0, &g, &err);
-    selftest_check(t, result >= 0 && next >= 0 && g.done && stopped && at_close >= 0 && later - at_close <= 2 && n_cancelled >= 1,
-                   "SC6 disconnect", "closed after 3 tokens of 2000: %.0f more within 1 s (limit 2), %.0f cancelled, the next request %s",
-                   later - at_close, n_cancelled, next >= 0 && g.done ? "ran" : "did not run");
+    selftest_check(
+        t, result >= 0 && next >= 0 && g.done && stopped && at_close >= 0 && later - at_close <= 2 && n_cancelled >= 1,
+        "SC6 disconnect", "closed after 3 tokens of 2000: %.0f more within 1 s (limit 2), %.0f cancelled, the next request %s",
+        later - at_close, n_cancelled, next >= 0 && g.done ? "ran" : "did not run");
     buf_free(&g.text);
 }
 
@@ -263,7 +292,8 @@ static void check_concurrency(selftest *t) {
     for (size_t i = 0; solo && together && i < N_TOGETHER; i++) {
         generation *a = &solo[i].g, *b = &together[i].g;
         n_same += solo[i].result >= 0 && together[i].result >= 0 && a->done && b->done && a->n_tokens == b->n_tokens &&
-                  a->text.n_bytes && a->text.n_bytes == b->text.n_bytes && memcmp(a->text.data, b->text.data, a->text.n_bytes) == 0;
+                  a->text.n_bytes && a->text.n_bytes == b->text.n_bytes &&
+                  memcmp(a->text.data, b->text.data, a->text.n_bytes) == 0;
         slowest_us = b->accepted_us > slowest_us ? b->accepted_us : slowest_us;
         buf_free(&a->text);
         buf_free(&b->text);
@@ -292,7 +322,8 @@ static void check_failure(selftest *t) {
     buf_free(&body);
     int next = selftest_generate(t->port, "/v1/inference", SHORT_BODY, 0, &g, &err);
     selftest_check(t, told && strcmp(reason, "INVALID_REQUEST") == 0 && next >= 0 && g.done && g.n_tokens > 0, "SC8 failure",
-                   "a prompt that does not fit: %s, then [DONE]; the next request %s", reason, next >= 0 && g.done ? "ran" : "did not run");
+                   "a prompt that does not fit: %s, then [DONE]; the next request %s", reason,
+                   next >= 0 && g.done ? "ran" : "did not run");
     buf_free(&g.text);
 }
 

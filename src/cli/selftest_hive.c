@@ -29,8 +29,8 @@ struct hive {
 static bool is_heartbeat(const char *body) {
     json_t *root = json_loads(body, JSON_REJECT_DUPLICATES, NULL);
     const char *status = json_string_value(json_object_get(root, "health_status"));
-    bool sound = json_is_string(json_object_get(root, "worker_id")) && json_is_string(json_object_get(root, "timestamp")) && status &&
-                 (strcmp(status, "healthy") == 0 || strcmp(status, "degraded") == 0);
+    bool sound = json_is_string(json_object_get(root, "worker_id")) && json_is_string(json_object_get(root, "timestamp")) &&
+                 status && (strcmp(status, "healthy") == 0 || strcmp(status, "degraded") == 0);
     json_decref(root);
     return sound;
 }
@@ -75,7 +75,8 @@ int hive_open(hive **out, int port, weir_error *err) {
     *out = NULL;
     hive *h = calloc(1, sizeof *h);
     FAIL_IF(h == NULL, err, WEIR_E_NOMEM, "hive", "no memory");
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1;
     h->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (h->fd >= 0) setsockopt(h->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
@@ -99,6 +100,12 @@ void hive_close(hive **h) {
     *h = NULL;
 }
 
-int hive_n_heartbeats(hive *h) { return atomic_load(&h->n_heartbeats); }
-int hive_n_bad(hive *h) { return atomic_load(&h->n_bad); }
-int64_t hive_arrived_us(hive *h, int index) { return atomic_load(&h->arrived_us[index]); }
+int hive_n_heartbeats(hive *h) {
+    return atomic_load(&h->n_heartbeats);
+}
+int hive_n_bad(hive *h) {
+    return atomic_load(&h->n_bad);
+}
+int64_t hive_arrived_us(hive *h, int index) {
+    return atomic_load(&h->arrived_us[index]);
+}

@@ -1,5 +1,5 @@
-/* The hive that the self-test's worker reports to: takes heartbeats on 127.0.0.1, one connection at a time, and stamps them. Its own
- * thread; the functions may be called by any. */
+/* The hive that the self-test's worker reports to: takes heartbeats on 127.0.0.1, one connection at a time, and stamps them.
+ * Its own thread; the functions may be called by any. */
 #ifndef WEIR_CLI_SELFTEST_HIVE_H
 #define WEIR_CLI_SELFTEST_HIVE_H
 

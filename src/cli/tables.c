@@ -25,7 +25,8 @@ static const option_group model_group = GROUP("Model", model_rows);
 
 static const option engine_rows[] = {
     {"ctx-size", NULL, "c", OPTION_INTEGER, MEMBER(ctx_size), "N", "0",
-     "longest sequence in tokens, prompt and answer; 0 = the model's training context, at most what the KV cache holds", 0, LIMIT},
+     "longest sequence in tokens, prompt and answer; 0 = the model's training context, at most what the KV cache holds", 0,
+     LIMIT},
     {"parallel", NULL, "np", OPTION_INTEGER, MEMBER(parallel), "N", "0", "requests that are computed at once; 0 = 64", 0, 4096},
     {"batch-size", NULL, "b", OPTION_INTEGER, MEMBER(batch_size), "N", "0", "most tokens in one step; 0 = 512", 0, 65536},
     {"max-queue", NULL, NULL, OPTION_INTEGER, MEMBER(max_queue), "N", "0",
@@ -36,20 +37,23 @@ static const option engine_rows[] = {
 static const option_group engine_group = GROUP("Engine", engine_rows);
 
 static const option sampling_rows[] = {
-    {"predict", "n-predict", "n", OPTION_INTEGER, MEMBER(predict), "N", "-1", "most tokens to generate; -1 = up to the end of the context", -1,
-     LIMIT},
-    {"temp", "temperature", NULL, OPTION_NUMBER, MEMBER(temperature), "X", "0.8", "temperature; 0 = always the most likely token", 0, 100},
+    {"predict", "n-predict", "n", OPTION_INTEGER, MEMBER(predict), "N", "-1",
+     "most tokens to generate; -1 = up to the end of the context", -1, LIMIT},
+    {"temp", "temperature", NULL, OPTION_NUMBER, MEMBER(temperature), "X", "0.8",
+     "temperature; 0 = always the most likely token", 0, 100},
     {"top-k", NULL, NULL, OPTION_INTEGER, MEMBER(top_k), "N", "40", "keep the N most likely tokens; 0 = all", 0, LIMIT},
-    {"top-p", NULL, NULL, OPTION_NUMBER, MEMBER(top_p), "X", "0.95", "keep the most likely tokens up to this total probability; 1 = all", 0,
-     1},
+    {"top-p", NULL, NULL, OPTION_NUMBER, MEMBER(top_p), "X", "0.95",
+     "keep the most likely tokens up to this total probability; 1 = all", 0, 1},
     {"min-p", NULL, NULL, OPTION_NUMBER, MEMBER(min_p), "X", "0.05",
      "drop tokens less likely than X times the most likely one; 0 = none", 0, 1},
-    {"repeat-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(repeat_penalty), "X", "1", "penalty for tokens that occurred; 1 = none", 0.01,
-     100},
-    {"repeat-last-n", NULL, NULL, OPTION_INTEGER, MEMBER(repeat_last_n), "N", "64", "how many of the last tokens the penalties see; -1 = all",
-     -1, LIMIT},
-    {"frequency-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(frequency_penalty), "X", "0", "penalty for each occurrence; 0 = none", -100, 100},
-    {"presence-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(presence_penalty), "X", "0", "penalty for having occurred; 0 = none", -100, 100},
+    {"repeat-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(repeat_penalty), "X", "1",
+     "penalty for tokens that occurred; 1 = none", 0.01, 100},
+    {"repeat-last-n", NULL, NULL, OPTION_INTEGER, MEMBER(repeat_last_n), "N", "64",
+     "how many of the last tokens the penalties see; -1 = all", -1, LIMIT},
+    {"frequency-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(frequency_penalty), "X", "0",
+     "penalty for each occurrence; 0 = none", -100, 100},
+    {"presence-penalty", NULL, NULL, OPTION_NUMBER, MEMBER(presence_penalty), "X", "0", "penalty for having occurred; 0 = none",
+     -100, 100},
     {"seed", NULL, "s", OPTION_INTEGER, MEMBER(seed), "N", "-1", "seed of the random numbers; -1 = another one each time"},
     {"ignore-eos", NULL, NULL, OPTION_SWITCH, MEMBER(ignore_eos), NULL, NULL, "never generate an end-of-text token"},
 };
@@ -63,10 +67,12 @@ static const option_group chat_group = GROUP("Chat", chat_rows);
 
 static const option server_rows[] = {
     {"host", NULL, NULL, OPTION_TEXT, MEMBER(host), "ADDRESS", "127.0.0.1", "address to listen on"},
-    {"port", NULL, NULL, OPTION_INTEGER, MEMBER(port), "N", "8080", "port to listen on; 0 = any free one, which the log names", 0, 65535},
+    {"port", NULL, NULL, OPTION_INTEGER, MEMBER(port), "N", "8080", "port to listen on; 0 = any free one, which the log names",
+     0, 65535},
     {"api-key", NULL, NULL, OPTION_TEXT, MEMBER(api_key), "KEY[,KEY...]", NULL, "a request needs one of these bearer tokens"},
     {"api-key-file", NULL, NULL, OPTION_TEXT, MEMBER(api_key_file), "FILE", NULL, "the same, one key a line"},
-    {"alias", NULL, "a", OPTION_TEXT, MEMBER(alias), "NAME", NULL, "the model's name in /v1/models and in replies; else the file's name"},
+    {"alias", NULL, "a", OPTION_TEXT, MEMBER(alias), "NAME", NULL,
+     "the model's name in /v1/models and in replies; else the file's name"},
 };
 static const option_group server_group = GROUP("Server", server_rows);
 
@@ -98,7 +104,8 @@ static const option tokenize_rows[] = {
     {"file", NULL, "f", OPTION_TEXT, MEMBER(file), "FILE", NULL, "the text from a file; - = standard input"},
     {"ids", NULL, NULL, OPTION_SWITCH, MEMBER(ids), NULL, NULL, "print only the ids, as [1, 2, 3]"},
     {"no-bos", NULL, NULL, OPTION_SWITCH, MEMBER(no_bos), NULL, NULL, "do not add the special tokens that the model asks for"},
-    {"no-parse-special", NULL, NULL, OPTION_SWITCH, MEMBER(no_parse_special), NULL, NULL, "take the text of control tokens as text"},
+    {"no-parse-special", NULL, NULL, OPTION_SWITCH, MEMBER(no_parse_special), NULL, NULL,
+     "take the text of control tokens as text"},
 };
 static const option_group tokenize_group = GROUP("Options", tokenize_rows);
 
@@ -113,7 +120,8 @@ static const option bench_rows[] = {
     {"n-prompt", NULL, "p", OPTION_TEXT, MEMBER(bench_prompt), "N[,N...]", "512", "prompt lengths to measure; 0 = none"},
     {"n-gen", NULL, "n", OPTION_TEXT, MEMBER(bench_generate), "N[,N...]", "128", "answer lengths to measure; 0 = none"},
     {"n-depth", NULL, "d", OPTION_TEXT, MEMBER(bench_depth), "N[,N...]", "0", "tokens in the sequence before the measurement"},
-    {"threads", NULL, "t", OPTION_TEXT, MEMBER(bench_threads), "N[,N...]", "0", "compute threads; 0 = as many as are available"},
+    {"threads", NULL, "t", OPTION_TEXT, MEMBER(bench_threads), "N[,N...]", "0",
+     "compute threads; 0 = as many as are available"},
     {"batch-size", NULL, "b", OPTION_TEXT, MEMBER(bench_batch), "N[,N...]", "512", "most tokens in one step"},
     {"repetitions", NULL, "r", OPTION_INTEGER, MEMBER(repetitions), "N", "5", "times that each test runs", 1, 100000},
     {"output", NULL, "o", OPTION_TEXT, MEMBER(output), "FORMAT", "md", "form of the results", 0, 0, "md|json|jsonl|csv"},
@@ -142,7 +150,8 @@ static const option_group selftest_group = GROUP("Self-test", selftest_rows);
 static const option worker_rows[] = {
     {"worker-id", NULL, NULL, OPTION_TEXT, MEMBER(worker_id), "ID", NULL, "opaque id, echoed in heartbeats", .required = true},
     {"model", NULL, NULL, OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file", .required = true},
-    {"model-ref", NULL, NULL, OPTION_TEXT, MEMBER(model_ref), "REF", NULL, "the model's name in heartbeats and replies; else --model"},
+    {"model-ref", NULL, NULL, OPTION_TEXT, MEMBER(model_ref), "REF", NULL,
+     "the model's name in heartbeats and replies; else --model"},
     {"port", NULL, NULL, OPTION_INTEGER, MEMBER(port), "N", NULL, "port to listen on", 0, 65535, .required = true},
     {"hive-url", NULL, NULL, OPTION_TEXT, MEMBER(hive_url), "URL", NULL, "base URL that heartbeats go to, in the hive's form"},
     {"queen-url", NULL, NULL, OPTION_TEXT, MEMBER(queen_url), "URL", NULL, "the same, in the queen's form"},
@@ -152,42 +161,74 @@ static const option worker_rows[] = {
 static const option_group worker_group = GROUP("Options", worker_rows);
 
 static const option worker_main_rows[] = {
-    {"device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", "0", "index of the device, named in heartbeats", 0, 4294967295.0},
+    {"device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", "0", "index of the device, named in heartbeats", 0,
+     4294967295.0},
     {"cuda-device", "metal-device", NULL, OPTION_INTEGER, MEMBER(device), "N", NULL, "the same", 0, 4294967295.0},
     {"local-mode", NULL, NULL, OPTION_SWITCH, MEMBER(local_mode), NULL, NULL, "listen on 127.0.0.1 without authentication"},
 };
 static const option_group worker_main_group = GROUP("Device and network", worker_main_rows);
 
 static const option worker_variant_rows[] = {
-    {"cuda-device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", "0", "index of the device, named in heartbeats", 0, 4294967295.0},
+    {"cuda-device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", "0", "index of the device, named in heartbeats", 0,
+     4294967295.0},
     {"metal-device", NULL, NULL, OPTION_INTEGER, MEMBER(device), "N", NULL, "the same", 0, 4294967295.0},
 };
 static const option_group worker_variant_group = GROUP("Device", worker_variant_rows);
 
 const command tables_commands[] = {
 #ifndef WEIR_WITHOUT_SERVER
-    {"serve", "Serves a model over HTTP.", NULL, NULL, {&model_group, &engine_group, &server_group, &chat_group, &log_group}, command_serve},
+    {"serve",
+     "Serves a model over HTTP.",
+     NULL,
+     NULL,
+     {&model_group, &engine_group, &server_group, &chat_group, &log_group},
+     command_serve},
 #endif
-    {"run", "Answers one question, or chats on a terminal; the answer is streamed.", "[QUESTION...]",
+    {"run",
+     "Answers one question, or chats on a terminal; the answer is streamed.",
+     "[QUESTION...]",
      "Ctrl-C stops the answer. Without a question, a terminal starts a chat; /exit or Ctrl-D ends it.",
-     {&run_group, &model_group, &engine_group, &sampling_group, &chat_group}, command_run},
+     {&run_group, &model_group, &engine_group, &sampling_group, &chat_group},
+     command_run},
     {"inspect", "Shows what is in a GGUF file.", "FILE", NULL, {&inspect_group}, command_inspect},
     {"tokenize", "Shows the tokens of a text.", "[TEXT...]", NULL, {&tokenize_group}, command_tokenize},
-    {"detokenize", "Shows the text of tokens.", "[ID...]", "Ids are separated by anything but digits; without any, they come from standard input.",
-     {&detokenize_group}, command_detokenize},
+    {"detokenize",
+     "Shows the text of tokens.",
+     "[ID...]",
+     "Ids are separated by anything but digits; without any, they come from standard input.",
+     {&detokenize_group},
+     command_detokenize},
     {"bench", "Measures the speed of prompts and answers.", NULL, NULL, {&bench_group}, command_bench},
-    {"perplexity", "Measures how well a model predicts a text.", "[FILE]", NULL, {&perplexity_group, &model_group}, command_perplexity},
+    {"perplexity",
+     "Measures how well a model predicts a text.",
+     "[FILE]",
+     NULL,
+     {&perplexity_group, &model_group},
+     command_perplexity},
 #ifndef WEIR_WITHOUT_SERVER
-    {"selftest", "Runs a worker against the wire contract and measures its success criteria.", NULL, NULL, {&selftest_group, &model_group},
+    {"selftest",
+     "Runs a worker against the wire contract and measures its success criteria.",
+     NULL,
+     NULL,
+     {&selftest_group, &model_group},
      command_selftest},
 #endif
 };
 const size_t tables_n_commands = sizeof tables_commands / sizeof tables_commands[0];
 
-const command tables_worker = {"llm-worker-rbee", "Serves a model as a worker of a hive.", NULL,
+const command tables_worker = {
+    "llm-worker-rbee",
+    "Serves a model as a worker of a hive.",
+    NULL,
     "LLORCH_API_TOKEN holds the bearer token without --local-mode; LLORCH_LOG_FORMAT=json makes the log lines JSON.",
-    {&worker_group, &worker_main_group}, COMMAND_WORKER, .strict = true};
+    {&worker_group, &worker_main_group},
+    COMMAND_WORKER,
+    .strict = true};
 
-const command tables_worker_variant = {"llm-worker-rbee-VARIANT", "Serves a model as a worker of a hive, on all addresses.", NULL,
-    "LLORCH_API_TOKEN, if not empty, holds the bearer token. Log lines are JSON.", {&worker_group, &worker_variant_group},
-    COMMAND_WORKER_VARIANT, .strict = true};
+const command tables_worker_variant = {"llm-worker-rbee-VARIANT",
+                                       "Serves a model as a worker of a hive, on all addresses.",
+                                       NULL,
+                                       "LLORCH_API_TOKEN, if not empty, holds the bearer token. Log lines are JSON.",
+                                       {&worker_group, &worker_variant_group},
+                                       COMMAND_WORKER_VARIANT,
+                                       .strict = true};

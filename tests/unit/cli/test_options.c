@@ -1,4 +1,5 @@
-/* Command lines: defaults, environment, forms of an option, refusals with the nearest name, help, and the worker's strictness. */
+/* Command lines: defaults, environment, forms of an option, refusals with the nearest name, help, and the worker's strictness.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -47,7 +48,9 @@ static void defaults(void **state) {
 
 static void forms(void **state) {
     (void)state;
-    assert_int_equal(parse(find("run"), "-m", "a.gguf", "--temp=0.5", "-np", "3", "--n-predict", "-1", "-q", "two", "--", "-words", NULL), 0);
+    assert_int_equal(
+        parse(find("run"), "-m", "a.gguf", "--temp=0.5", "-np", "3", "--n-predict", "-1", "-q", "two", "--", "-words", NULL),
+        0);
     assert_string_equal(s.model, "a.gguf");
     assert_float_equal(s.temperature, 0.5, 1e-12);
     assert_int_equal(s.parallel, 3);
@@ -100,7 +103,8 @@ static void refusals(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(parse(find(cases[i].command), cases[i].first, cases[i].second, NULL), WEIR_E_INVALID);
-        if (strstr(err.message, cases[i].part) == NULL) fail_msg("case %zu: \"%s\" lacks \"%s\"", i, err.message, cases[i].part);
+        if (strstr(err.message, cases[i].part) == NULL)
+            fail_msg("case %zu: \"%s\" lacks \"%s\"", i, err.message, cases[i].part);
     }
 }
 
@@ -109,8 +113,9 @@ static void refusals(void **state) {
 static void worker(void **state) {
     (void)state;
     setenv("WEIR_MODEL", "other", 1);
-    assert_int_equal(parse(&tables_worker, REQUIRED, "--model-ref", "r", "--backend", "cuda", "--device", "2", "--hive-url", "u",
-                           "--local-mode", NULL), 0);
+    assert_int_equal(parse(&tables_worker, REQUIRED, "--model-ref", "r", "--backend", "cuda", "--device", "2", "--hive-url",
+                           "u", "--local-mode", NULL),
+                     0);
     assert_string_equal(s.model, "m");
     assert_int_equal(s.device, 2);
     assert_true(s.local_mode);
