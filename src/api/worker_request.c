@@ -40,7 +40,14 @@ static int refuse(decoder *d, int status, const char *beginning, const char *for
     vsnprintf(detail, sizeof detail, format, args);
     va_end(args);
     d->refusal->status = status;
-    buf_printf(&d->refusal->body, "%s: %.*s", beginning, (int)utf8_complete_prefix(detail, strlen(detail)), detail);
+    buf_printf(&d->refusal->body, "%s: ", beginning);
+    /* The parser quotes what it saw, which may be cut or not be UTF-8 at all. */
+    for (size_t i = 0, n = utf8_complete_prefix(detail, strlen(detail)); i < n;) {
+        uint32_t code_point;
+        char bytes[4];
+        i += utf8_decode(detail + i, n - i, &code_point);
+        buf_append(&d->refusal->body, bytes, utf8_encode(code_point, bytes));
+    }
     return WEIR_E_INVALID;
 }
 
@@ -294,7 +301,8 @@ static int check_operation(decoder *d) {
     if (strcmp(name, "infer") == 0) return 0;
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (strcmp(name, others[i]) == 0) return refuse(d, 500, "Unsupported operation for worker", "%s", name);
-    return REFUSE_TYPE(d, "unknown variant `%.100s`, expected `infer`", name);
+    int shown = (int)utf8_complete_prefix(name, n_bytes < 100 ? n_bytes : 100);
+    return REFUSE_TYPE(d, "unknown variant `%.*s`, expected `infer`", shown, name);
 }
 
 static void fill_job(decoder *d) {
