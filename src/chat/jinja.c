@@ -47,8 +47,8 @@ static int compile(jinja_template *t, const char *source, size_t n_bytes, weir_e
 
 int jinja_compile(jinja_template **out, const char *source, size_t n_bytes, weir_error *err) {
     *out = NULL;
-    FAIL_IF(n_bytes > MAX_SOURCE_BYTES, err, WEIR_E_LIMIT, "template", "%zu bytes of template; at most %d are accepted", n_bytes,
-            MAX_SOURCE_BYTES);
+    FAIL_IF(n_bytes > MAX_SOURCE_BYTES, err, WEIR_E_LIMIT, "template", "%zu bytes of template; at most %d are accepted",
+            n_bytes, MAX_SOURCE_BYTES);
     FAIL_IF(!utf8_valid(source, n_bytes), err, WEIR_E_FORMAT, "template", "the template is not valid UTF-8");
     jinja_template *t = calloc(1, sizeof *t);
     FAIL_IF(t == NULL, err, WEIR_E_NOMEM, "template", "out of memory while compiling the template");
@@ -72,7 +72,8 @@ void jinja_template_close(jinja_template **t) {
 static int read_variables(render *r, const char *json, size_t n_bytes, const jinja_default *defaults, size_t n_defaults) {
     value variables;
     TRY(json_read(r, json, n_bytes, "variables", &variables));
-    FAIL_IF(variables.type != V_DICT, r->err, WEIR_E_INVALID, "variables", "expected a JSON object, got %s", value_type_name(&variables));
+    FAIL_IF(variables.type != V_DICT, r->err, WEIR_E_INVALID, "variables", "expected a JSON object, got %s",
+            value_type_name(&variables));
     r->variables = variables.dict;
     for (size_t i = 0; i < n_defaults; i++) {
         value name = value_literal(defaults[i].name), text = value_literal(defaults[i].text);

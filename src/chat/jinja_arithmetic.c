@@ -53,7 +53,9 @@ static int repeat(render *r, const value *v, int64_t times, value *out) {
     return 0;
 }
 
-static bool repeatable(const value *v) { return is_string(v) || v->type == V_LIST || v->type == V_TUPLE; }
+static bool repeatable(const value *v) {
+    return is_string(v) || v->type == V_LIST || v->type == V_TUPLE;
+}
 
 /* ---- numbers ---- */
 
@@ -95,18 +97,35 @@ static int int_power(render *r, int64_t a, int64_t n, value *out) {
 
 static int float_arithmetic(render *r, binary_op op, double x, double y, value *out) {
     if (y == 0 && (op == OP_DIV || op == OP_FLOORDIV || op == OP_MOD))
-        RAISE(r, "%s", op == OP_DIV ? "float division by zero" : op == OP_MOD ? "float modulo" : "float floor division by zero");
+        RAISE(r, "%s",
+              op == OP_DIV   ? "float division by zero"
+              : op == OP_MOD ? "float modulo"
+                             : "float floor division by zero");
     if (op == OP_POW && x == 0 && y < 0) RAISE(r, "0.0 cannot be raised to a negative power");
     if (op == OP_POW && x < 0 && isfinite(y) && y != floor(y)) RAISE(r, "complex numbers are not supported");
     double z = 0;
     switch (op) {
-    case OP_ADD: z = x + y; break;
-    case OP_SUB: z = x - y; break;
-    case OP_MUL: z = x * y; break;
-    case OP_DIV: z = x / y; break;
-    case OP_FLOORDIV: z = round((x - float_mod(x, y)) / y); break;
-    case OP_MOD: z = float_mod(x, y); break;
-    case OP_POW: z = pow(x, y); break;
+    case OP_ADD:
+        z = x + y;
+        break;
+    case OP_SUB:
+        z = x - y;
+        break;
+    case OP_MUL:
+        z = x * y;
+        break;
+    case OP_DIV:
+        z = x / y;
+        break;
+    case OP_FLOORDIV:
+        z = round((x - float_mod(x, y)) / y);
+        break;
+    case OP_MOD:
+        z = float_mod(x, y);
+        break;
+    case OP_POW:
+        z = pow(x, y);
+        break;
     }
     if (op == OP_POW && isinf(z) && isfinite(x) && isfinite(y)) RAISE(r, "(34, 'Numerical result out of range')");
     *out = value_float(z);
@@ -117,17 +136,30 @@ static int int_arithmetic(render *r, binary_op op, int64_t i, int64_t k, value *
     int64_t result = 0;
     bool overflow = false;
     if (k == 0 && (op == OP_DIV || op == OP_FLOORDIV || op == OP_MOD))
-        RAISE(r, "%s", op == OP_DIV ? "division by zero" : op == OP_MOD ? "integer modulo by zero" : "integer division or modulo by zero");
+        RAISE(r, "%s",
+              op == OP_DIV   ? "division by zero"
+              : op == OP_MOD ? "integer modulo by zero"
+                             : "integer division or modulo by zero");
     switch (op) {
-    case OP_ADD: overflow = __builtin_add_overflow(i, k, &result); break;
-    case OP_SUB: overflow = __builtin_sub_overflow(i, k, &result); break;
-    case OP_MUL: overflow = __builtin_mul_overflow(i, k, &result); break;
-    case OP_DIV: *out = value_float((double)i / (double)k); return 0;
+    case OP_ADD:
+        overflow = __builtin_add_overflow(i, k, &result);
+        break;
+    case OP_SUB:
+        overflow = __builtin_sub_overflow(i, k, &result);
+        break;
+    case OP_MUL:
+        overflow = __builtin_mul_overflow(i, k, &result);
+        break;
+    case OP_DIV:
+        *out = value_float((double)i / (double)k);
+        return 0;
     case OP_FLOORDIV:
         overflow = i == INT64_MIN && k == -1;
         if (!overflow) result = (i - floor_mod(i, k)) / k;
         break;
-    case OP_MOD: result = floor_mod(i, k); break;
+    case OP_MOD:
+        result = floor_mod(i, k);
+        break;
     case OP_POW:
         if (k >= 0) return int_power(r, i, k, out);
         return float_arithmetic(r, op, (double)i, (double)k, out);
@@ -242,15 +274,15 @@ int value_slice(render *r, const value *v, const value *start, const value *stop
     if (v->type == V_RANGE) {
         value_range *g;
         ALLOC(r, g, 1);
-        *g = (value_range){.start = v->range->start + bounds[0] * v->range->step, .step = v->range->step * bounds[1], .n = bounds[2]};
+        *g = (value_range){
+            .start = v->range->start + bounds[0] * v->range->step, .step = v->range->step * bounds[1], .n = bounds[2]};
         g->stop = v->range->start + bounds[3] * v->range->step;
         *out = (value){.type = V_RANGE, .range = g};
         return 0;
     }
     TRY(list_new(r, v->type == V_TUPLE ? V_TUPLE : V_LIST, (size_t)bounds[2], out));
     size_t base = v->type == V_ITERATOR ? v->list->position : 0;
-    for (int64_t i = 0; i < bounds[2]; i++)
-        out->list->items[i] = v->list->items[base + (size_t)(bounds[0] + i * bounds[1])];
+    for (int64_t i = 0; i < bounds[2]; i++) out->list->items[i] = v->list->items[base + (size_t)(bounds[0] + i * bounds[1])];
     out->list->n = (size_t)bounds[2];
     return 0;
 }

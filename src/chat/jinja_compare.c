@@ -28,17 +28,26 @@ bool value_truth(const value *v) {
     switch (v->type) {
     case V_MISSING:
     case V_UNDEFINED:
-    case V_NONE: return false;
-    case V_BOOL: return v->boolean;
-    case V_INT: return v->integer != 0;
-    case V_FLOAT: return v->real != 0;
-    case V_STRING: return v->n_bytes > 0;
+    case V_NONE:
+        return false;
+    case V_BOOL:
+        return v->boolean;
+    case V_INT:
+        return v->integer != 0;
+    case V_FLOAT:
+        return v->real != 0;
+    case V_STRING:
+        return v->n_bytes > 0;
     case V_LIST:
     case V_TUPLE:
-    case V_VIEW: return v->list->n > 0;
-    case V_RANGE: return v->range->n > 0;
-    case V_DICT: return v->dict->n > 0;
-    default: return true;
+    case V_VIEW:
+        return v->list->n > 0;
+    case V_RANGE:
+        return v->range->n > 0;
+    case V_DICT:
+        return v->dict->n > 0;
+    default:
+        return true;
     }
 }
 
@@ -100,15 +109,20 @@ int value_equal(render *r, const value *a, const value *b, bool *out) {
     switch (a->type) {
     case V_UNDEFINED:
     case V_MISSING:
-    case V_NONE: *out = true; return 0;
+    case V_NONE:
+        *out = true;
+        return 0;
     case V_STRING:
         *out = a->n_bytes == b->n_bytes && memcmp(a->text, b->text, a->n_bytes) == 0;
         return render_charge(r, a->n_bytes / 64);
     case V_RANGE:
         *out = a->range->n == b->range->n && (a->range->n == 0 || (a->range->start == b->range->start &&
-                                                                  (a->range->n == 1 || a->range->step == b->range->step)));
+                                                                   (a->range->n == 1 || a->range->step == b->range->step)));
         return 0;
-    case V_LIST: case V_TUPLE: case V_VIEW: case V_DICT:
+    case V_LIST:
+    case V_TUPLE:
+    case V_VIEW:
+    case V_DICT:
         if (a->list == b->list) {
             *out = true;
             return 0;
@@ -117,7 +131,9 @@ int value_equal(render *r, const value *a, const value *b, bool *out) {
         TRY(compound_equal(r, a, b, out));
         r->depth--;
         return 0;
-    default: *out = a->list == b->list; return 0; /* identity */
+    default:
+        *out = a->list == b->list;
+        return 0; /* identity */
     }
 }
 
@@ -162,18 +178,22 @@ int value_contains(render *r, const value *container, const value *item, bool *o
     value *found;
     *out = false;
     switch (container->type) {
-    case V_UNDEFINED: return 0;
+    case V_UNDEFINED:
+        return 0;
     case V_STRING:
-        if (item->type != V_STRING)
-            RAISE(r, "'in <string>' requires string as left operand, not %s", value_type_name(item));
+        if (item->type != V_STRING) RAISE(r, "'in <string>' requires string as left operand, not %s", value_type_name(item));
         *out = text_find(container->text, container->n_bytes, 0, item->text, item->n_bytes) != SIZE_MAX;
         return render_charge(r, container->n_bytes / 64);
     case V_DICT:
         TRY(dict_find(r, container->dict, item, &found));
         *out = found != NULL;
         return 0;
-    case V_RANGE: *out = range_contains(container->range, item); return 0;
-    case V_LIST: case V_TUPLE: case V_VIEW:
+    case V_RANGE:
+        *out = range_contains(container->range, item);
+        return 0;
+    case V_LIST:
+    case V_TUPLE:
+    case V_VIEW:
         for (size_t i = 0; !*out && i < container->list->n; i++) TRY(value_equal(r, &container->list->items[i], item, out));
         return 0;
     case V_ITERATOR: {
@@ -181,22 +201,37 @@ int value_contains(render *r, const value *container, const value *item, bool *o
         while (!*out && l->position < l->n) TRY(value_equal(r, &l->items[l->position++], item, out));
         return 0;
     }
-    default: RAISE(r, "argument of type '%s' is not iterable", value_type_name(container));
+    default:
+        RAISE(r, "argument of type '%s' is not iterable", value_type_name(container));
     }
 }
 
 int value_length(render *r, const value *v, int64_t *out) {
     switch (v->type) {
-    case V_UNDEFINED: *out = 0; return 0;
+    case V_UNDEFINED:
+        *out = 0;
+        return 0;
     case V_STRING:
         *out = (int64_t)utf8_count(v->text, v->n_bytes);
         return render_charge(r, v->n_bytes / 8);
-    case V_LIST: case V_TUPLE: case V_VIEW: *out = (int64_t)v->list->n; return 0;
-    case V_ITERATOR: *out = (int64_t)(v->list->n - v->list->position); return 0; /* lenient: Python refuses */
-    case V_RANGE: *out = v->range->n; return 0;
-    case V_DICT: *out = (int64_t)v->dict->n; return 0;
-    case V_LOOP: return jinja_loop_length(r, v->loop, out);
-    default: RAISE(r, "object of type '%s' has no len()", value_type_name(v));
+    case V_LIST:
+    case V_TUPLE:
+    case V_VIEW:
+        *out = (int64_t)v->list->n;
+        return 0;
+    case V_ITERATOR:
+        *out = (int64_t)(v->list->n - v->list->position);
+        return 0; /* lenient: Python refuses */
+    case V_RANGE:
+        *out = v->range->n;
+        return 0;
+    case V_DICT:
+        *out = (int64_t)v->dict->n;
+        return 0;
+    case V_LOOP:
+        return jinja_loop_length(r, v->loop, out);
+    default:
+        RAISE(r, "object of type '%s' has no len()", value_type_name(v));
     }
 }
 

@@ -66,7 +66,9 @@ static int eval_const(render *r, const node *n, value *out) {
     return 0;
 }
 
-static int eval_name(render *r, const node *n, value *out) { return lookup(r, n->atom, out); }
+static int eval_name(render *r, const node *n, value *out) {
+    return lookup(r, n->atom, out);
+}
 
 static int eval_list(render *r, const node *n, value *out) {
     TRY(list_new(r, n->kind == N_TUPLE ? V_TUPLE : V_LIST, n->list.n, out));
@@ -92,8 +94,8 @@ static int eval_conditional(render *r, const node *n, value *out) {
     TRY(eval(r, n->b, out));
     if (value_truth(out)) return eval(r, n->a, out);
     if (n->c) return eval(r, n->c, out);
-    return value_undefined_hint(r, out, "the inline if-expression on line %u evaluated to false and no else section was defined.",
-                                n->line);
+    return value_undefined_hint(
+        r, out, "the inline if-expression on line %u evaluated to false and no else section was defined.", n->line);
 }
 
 static int eval_logic(render *r, const node *n, value *out) {
@@ -121,7 +123,8 @@ static int compare(render *r, compare_op op, const value *a, const value *b, boo
         TRY(value_contains(r, b, a, out));
         *out = *out == (op == CMP_IN);
         return 0;
-    default: TRY(value_order(r, a, b, names[op], &order));
+    default:
+        TRY(value_order(r, a, b, names[op], &order));
     }
     *out = order != 2 && (op == CMP_GT ? order > 0 : op == CMP_GE ? order >= 0 : op == CMP_LT ? order < 0 : order <= 0);
     return 0;
@@ -181,7 +184,8 @@ static int eval_sign(render *r, const node *n, value *out) {
 /* ---- attributes and items ---- */
 
 static bool is_mutator(const value *object, const value *name) {
-    static const char *const list_mutators[] = {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove", NULL};
+    static const char *const list_mutators[] = {"append", "clear",  "pop",    "reverse", "insert",
+                                                "sort",   "extend", "remove", NULL};
     static const char *const dict_mutators[] = {"clear", "pop", "popitem", "setdefault", "update", NULL};
     const char *const *names = object->type == V_LIST ? list_mutators : object->type == V_DICT ? dict_mutators : NULL;
     for (; names && *names; names++)
@@ -194,9 +198,15 @@ static int find_attribute(render *r, const value *object, const value *name, val
     *out = (value){.type = V_MISSING};
     const value *found = NULL;
     switch (object->type) {
-    case V_NAMESPACE: found = dict_find_text(object->dict, name->text, name->n_bytes); break;
-    case V_LOOP: TRY(jinja_loop_attribute(r, object->loop, name, out)); break;
-    case V_MACRO: TRY(jinja_macro_attribute(r, object->macro, name, out)); break;
+    case V_NAMESPACE:
+        found = dict_find_text(object->dict, name->text, name->n_bytes);
+        break;
+    case V_LOOP:
+        TRY(jinja_loop_attribute(r, object->loop, name, out));
+        break;
+    case V_MACRO:
+        TRY(jinja_macro_attribute(r, object->macro, name, out));
+        break;
     case V_SELF:
         for (const jinja_block *b = r->source->blocks; b; b = b->next)
             if (b->name->name.n_bytes == name->n_bytes && memcmp(b->name->name.text, name->text, name->n_bytes) == 0)
@@ -216,21 +226,25 @@ static int find_attribute(render *r, const value *object, const value *name, val
         if (text_equals(name, "current")) found = &object->cycler->items[object->cycler->position];
         if (text_equals(name, "pos")) *out = value_int((int64_t)object->cycler->position);
         break;
-    case V_INT: case V_BOOL: case V_FLOAT:
+    case V_INT:
+    case V_BOOL:
+    case V_FLOAT:
         if (text_equals(name, "real") || (object->type != V_FLOAT && text_equals(name, "numerator"))) found = object;
         if (text_equals(name, "imag")) *out = object->type == V_FLOAT ? value_float(0) : value_int(0);
         if (object->type != V_FLOAT && text_equals(name, "denominator")) *out = value_int(1);
         break;
-    default: break;
+    default:
+        break;
     }
     if (found) *out = *found;
     if (out->type == V_BOOL && found == object) *out = value_int(object->boolean);
-    bool internal = name->n_bytes > 4 && memcmp(name->text, "__", 2) == 0 && memcmp(name->text + name->n_bytes - 2, "__", 2) == 0 &&
+    bool internal = name->n_bytes > 4 && memcmp(name->text, "__", 2) == 0 &&
+                    memcmp(name->text + name->n_bytes - 2, "__", 2) == 0 &&
                     (object->type != V_DICT || dict_find_text(object->dict, name->text, name->n_bytes) == NULL);
     bool private = out->type != V_MISSING && name->n_bytes && name->text[0] == '_';
     if (internal || private || is_mutator(object, name))
-        return value_undefined_hint(r, out, "access to attribute '%.*s' of '%s' object is unsafe.", (int)name->n_bytes, name->text,
-                                    value_type_name(object));
+        return value_undefined_hint(r, out, "access to attribute '%.*s' of '%s' object is unsafe.", (int)name->n_bytes,
+                                    name->text, value_type_name(object));
     if (out->type != V_MISSING) return 0;
     const jinja_builtin *method = method_find(object, name->text, name->n_bytes);
     if (method == NULL) return 0;
@@ -415,16 +429,23 @@ int builtin_call(render *r, const jinja_builtin *b, const value *self, const cal
 
 int value_call(render *r, const value *callee, const call_arguments *arguments, value *out) {
     switch (callee->type) {
-    case V_UNDEFINED: return value_raise_undefined(r, callee);
-    case V_METHOD: return builtin_call(r, callee->method->builtin, &callee->method->self, arguments, out);
-    case V_FUNCTION: return builtin_call(r, callee->function, NULL, arguments, out);
-    case V_MACRO: return jinja_macro_call(r, callee->macro, arguments, out);
-    case V_LOOP: return jinja_loop_call(r, callee->loop, arguments, out);
-    case V_BLOCK: return jinja_block_call(r, callee->block, out);
+    case V_UNDEFINED:
+        return value_raise_undefined(r, callee);
+    case V_METHOD:
+        return builtin_call(r, callee->method->builtin, &callee->method->self, arguments, out);
+    case V_FUNCTION:
+        return builtin_call(r, callee->function, NULL, arguments, out);
+    case V_MACRO:
+        return jinja_macro_call(r, callee->macro, arguments, out);
+    case V_LOOP:
+        return jinja_loop_call(r, callee->loop, arguments, out);
+    case V_BLOCK:
+        return jinja_block_call(r, callee->block, out);
     case V_JOINER:
         *out = callee->cycler->position++ ? callee->cycler->items[0] : value_text("", 0);
         return 0;
-    default: RAISE(r, "'%s' object is not callable", value_type_name(callee));
+    default:
+        RAISE(r, "'%s' object is not callable", value_type_name(callee));
     }
 }
 
@@ -454,7 +475,9 @@ int eval_call(render *r, const node *n, const value *caller, value *out) {
     return value_call(r, &callee, &arguments, out);
 }
 
-static int eval_plain_call(render *r, const node *n, value *out) { return eval_call(r, n, NULL, out); }
+static int eval_plain_call(render *r, const node *n, value *out) {
+    return eval_call(r, n, NULL, out);
+}
 
 /* A filter chain whose innermost operand is, where there is none, the text of a block. */
 int eval_filter(render *r, const node *n, const value *block_text, value *out) {
@@ -476,7 +499,9 @@ int eval_filter(render *r, const node *n, const value *block_text, value *out) {
     return 0;
 }
 
-static int eval_plain_filter(render *r, const node *n, value *out) { return eval_filter(r, n, NULL, out); }
+static int eval_plain_filter(render *r, const node *n, value *out) {
+    return eval_filter(r, n, NULL, out);
+}
 
 int test_call(render *r, const jinja_builtin *test, const value *v, const call_arguments *arguments, bool *out) {
     value result;
@@ -499,11 +524,27 @@ static int eval_test(render *r, const node *n, value *out) {
 }
 
 static int (*const evaluators[])(render *r, const node *n, value *out) = {
-    [N_CONST] = eval_const, [N_NAME] = eval_name, [N_TUPLE] = eval_list, [N_LIST] = eval_list, [N_DICT] = eval_dict,
-    [N_CONDITIONAL] = eval_conditional, [N_OR] = eval_logic, [N_AND] = eval_logic, [N_NOT] = eval_not, [N_COMPARE] = eval_compare,
-    [N_BINARY] = eval_binary, [N_CONCAT] = eval_concat, [N_NEGATE] = eval_sign, [N_POSITIVE] = eval_sign,
-    [N_ATTRIBUTE] = eval_attribute, [N_ITEM] = eval_item, [N_SLICE] = eval_lone_slice, [N_CALL] = eval_plain_call,
-    [N_FILTER] = eval_plain_filter, [N_TEST] = eval_test, [N_NAMESPACE_TARGET] = eval_name,
+    [N_CONST] = eval_const,
+    [N_NAME] = eval_name,
+    [N_TUPLE] = eval_list,
+    [N_LIST] = eval_list,
+    [N_DICT] = eval_dict,
+    [N_CONDITIONAL] = eval_conditional,
+    [N_OR] = eval_logic,
+    [N_AND] = eval_logic,
+    [N_NOT] = eval_not,
+    [N_COMPARE] = eval_compare,
+    [N_BINARY] = eval_binary,
+    [N_CONCAT] = eval_concat,
+    [N_NEGATE] = eval_sign,
+    [N_POSITIVE] = eval_sign,
+    [N_ATTRIBUTE] = eval_attribute,
+    [N_ITEM] = eval_item,
+    [N_SLICE] = eval_lone_slice,
+    [N_CALL] = eval_plain_call,
+    [N_FILTER] = eval_plain_filter,
+    [N_TEST] = eval_test,
+    [N_NAMESPACE_TARGET] = eval_name,
 };
 
 int eval(render *r, const node *n, value *out) {

@@ -24,10 +24,22 @@ static int call_method(render *r, const value *v, const char *name, const value 
     return builtin_call(r, method_find(&text, name, strlen(name)), &text, &a, out);
 }
 
-FILTER(filter_upper) { UNUSED_ALL; return call_method(r, self, "upper", NULL, 0, out); }
-FILTER(filter_lower) { UNUSED_ALL; return call_method(r, self, "lower", NULL, 0, out); }
-FILTER(filter_capitalize) { UNUSED_ALL; return call_method(r, self, "capitalize", NULL, 0, out); }
-FILTER(filter_trim) { UNUSED_ALL; return call_method(r, self, "strip", argv, argument_given(&argv[0]), out); }
+FILTER(filter_upper) {
+    UNUSED_ALL;
+    return call_method(r, self, "upper", NULL, 0, out);
+}
+FILTER(filter_lower) {
+    UNUSED_ALL;
+    return call_method(r, self, "lower", NULL, 0, out);
+}
+FILTER(filter_capitalize) {
+    UNUSED_ALL;
+    return call_method(r, self, "capitalize", NULL, 0, out);
+}
+FILTER(filter_trim) {
+    UNUSED_ALL;
+    return call_method(r, self, "strip", argv, argument_given(&argv[0]), out);
+}
 
 FILTER(filter_center) {
     value width = argv[0].type == V_MISSING ? value_int(80) : argv[0];
@@ -35,7 +47,9 @@ FILTER(filter_center) {
     return call_method(r, self, "center", &width, 1, out);
 }
 
-static bool begins_word_after(uint32_t c) { return text_is_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<'; }
+static bool begins_word_after(uint32_t c) {
+    return text_is_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<';
+}
 
 /* Unlike str.title, words begin after white space and -({[< only. */
 FILTER(filter_title) {
@@ -60,8 +74,14 @@ FILTER(filter_title) {
     return sink_finish(&s, out);
 }
 
-FILTER(filter_string) { UNUSED_ALL; return value_to_text(r, self, out); }
-FILTER(filter_escape) { UNUSED_ALL; return value_escape(r, self, out); }
+FILTER(filter_string) {
+    UNUSED_ALL;
+    return value_to_text(r, self, out);
+}
+FILTER(filter_escape) {
+    UNUSED_ALL;
+    return value_escape(r, self, out);
+}
 
 FILTER(filter_forceescape) {
     value text;
@@ -102,7 +122,8 @@ FILTER(filter_format) {
     if (all->n && all->n_keywords) RAISE(r, "can't handle positional and keyword arguments at the same time");
     if (all->n_keywords) {
         TRY(dict_new(r, &arguments));
-        for (size_t i = 0; i < all->n_keywords; i++) TRY(dict_set(r, arguments.dict, &all->keywords[i].name, &all->keywords[i].item));
+        for (size_t i = 0; i < all->n_keywords; i++)
+            TRY(dict_set(r, arguments.dict, &all->keywords[i].name, &all->keywords[i].item));
     } else {
         TRY(list_new(r, V_TUPLE, all->n, &arguments));
         for (size_t i = 0; i < all->n; i++) TRY(list_push(r, arguments.list, all->items[i]));
@@ -250,7 +271,8 @@ FILTER(filter_wordwrap) {
     TRY(render_charge(r, text.n_bytes / 2));
     for (size_t i = 0; i < lines.list->n; i++) {
         if (i) sink_append(&s, newline.text, newline.n_bytes);
-        TRY(wrap_line(&s, &lines.list->items[i], width, argument_truth(&argv[1], true), argument_truth(&argv[3], true), &newline));
+        TRY(wrap_line(&s, &lines.list->items[i], width, argument_truth(&argv[1], true), argument_truth(&argv[3], true),
+                      &newline));
     }
     return sink_finish(&s, out);
 }
@@ -412,12 +434,14 @@ FILTER(filter_urlize) {
     TRY(render_charge(r, escaped.n_bytes));
     for (size_t i = 0, end; i < escaped.n_bytes; i = end) {
         bool blank = isspace((unsigned char)escaped.text[i]);
-        for (end = i; end < escaped.n_bytes && (isspace((unsigned char)escaped.text[end]) != 0) == blank; end++) {}
+        for (end = i; end < escaped.n_bytes && (isspace((unsigned char)escaped.text[end]) != 0) == blank; end++) {
+        }
         size_t from = i, to = end;
         while (!blank && from < to && escaped.text[from] == '(') from++;
         while (!blank && to > from && strchr(".,)", escaped.text[to - 1])) to--;
         value word = value_text(escaped.text + from, to - from);
-        bool http = (word.n_bytes > 7 && memcmp(word.text, "http://", 7) == 0) || (word.n_bytes > 8 && memcmp(word.text, "https://", 8) == 0);
+        bool http = (word.n_bytes > 7 && memcmp(word.text, "http://", 7) == 0) ||
+                    (word.n_bytes > 8 && memcmp(word.text, "https://", 8) == 0);
         bool www = word.n_bytes > 4 && memcmp(word.text, "www.", 4) == 0;
         const char *at = memchr(word.text, '@', word.n_bytes);
         bool mail = !http && !www && at && at > word.text && memchr(at, '.', (size_t)(word.text + word.n_bytes - at));
@@ -451,7 +475,9 @@ static bool clean_number(const value *v, char *out, size_t capacity) {
     for (size_t i = start; i < end; i++) {
         char c = v->text[i];
         if (c == '_') {
-            if (i == start || i + 1 == end || !isalnum((unsigned char)v->text[i - 1]) || !isalnum((unsigned char)v->text[i + 1])) return false;
+            if (i == start || i + 1 == end || !isalnum((unsigned char)v->text[i - 1]) ||
+                !isalnum((unsigned char)v->text[i + 1]))
+                return false;
             continue;
         }
         if (n + 1 >= capacity || c == '\0' || isspace((unsigned char)c)) return false;
@@ -641,7 +667,8 @@ FILTER(filter_attr) {
     UNUSED_ALL;
     value name;
     TRY(argument_text(r, &argv[0], "attribute name", &name));
-    if (self->type == V_DICT && method_find(self, name.text, name.n_bytes) == NULL) return value_undefined_name(r, self, &name, out);
+    if (self->type == V_DICT && method_find(self, name.text, name.n_bytes) == NULL)
+        return value_undefined_name(r, self, &name, out);
     return value_get_attribute(r, self, &name, out);
 }
 

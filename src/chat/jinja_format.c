@@ -18,7 +18,7 @@ typedef struct format_spec {
     char align; /* '<' '>' '^' '=' or 0 = by type */
     char sign;  /* '+' ' ' or 0 */
     bool alternate, zero;
-    char grouping; /* ',' '_' or 0 */
+    char grouping;        /* ',' '_' or 0 */
     int width, precision; /* -1 = none */
     char type;            /* 0 = none */
 } format_spec;
@@ -28,7 +28,8 @@ typedef struct format_spec {
 /* body[n] with `prefix` (sign, 0x) before it, padded to the width; '=' pads between the two. */
 static void put_padded(text_sink *s, const format_spec *f, const char *prefix, const char *body, size_t n, char default_align) {
     if (!s->failed) s->failed = render_charge(s->r, n / 4);
-    size_t width = strlen(prefix) + utf8_count(body, n), pad = f->width > 0 && (size_t)f->width > width ? (size_t)f->width - width : 0;
+    size_t width = strlen(prefix) + utf8_count(body, n),
+           pad = f->width > 0 && (size_t)f->width > width ? (size_t)f->width - width : 0;
     char align = f->align ? f->align : f->zero ? '=' : default_align;
     const char *fill = f->n_fill ? f->fill : f->zero ? "0" : " ";
     size_t n_fill = f->n_fill ? f->n_fill : 1, before = align == '<' ? 0 : align == '^' ? pad / 2 : pad;
@@ -50,7 +51,9 @@ static size_t put_groups(char *out, const char *digits, size_t n, char separator
     return n_out;
 }
 
-static const char *sign_of(bool negative, const format_spec *f) { return negative ? "-" : f->sign == '+' ? "+" : f->sign == ' ' ? " " : ""; }
+static const char *sign_of(bool negative, const format_spec *f) {
+    return negative ? "-" : f->sign == '+' ? "+" : f->sign == ' ' ? " " : "";
+}
 
 static void put_integer(text_sink *s, const format_spec *f, bool negative, uint64_t magnitude) {
     char digits[80], grouped[160], prefix[8];
@@ -117,8 +120,12 @@ static void put_text(text_sink *s, const format_spec *f, const value *v) {
     put_padded(s, &plain, "", v->text, n, '<');
 }
 
-static bool is_float_type(char t) { return t && strchr("eEfFgG%", t); }
-static bool is_int_type(char t) { return t && strchr("bdoxXn", t); }
+static bool is_float_type(char t) {
+    return t && strchr("eEfFgG%", t);
+}
+static bool is_int_type(char t) {
+    return t && strchr("bdoxXn", t);
+}
 
 static int put_number(text_sink *s, const format_spec *f, const value *v) {
     int64_t i;
@@ -225,13 +232,16 @@ static int put_conversion(text_sink *s, format_spec *f, const value *v) {
     value text;
     double d;
     switch (f->type) {
-    case 's': case 'r': case 'a': {
+    case 's':
+    case 'r':
+    case 'a': {
         text_sink plain = SINK(r);
         TRY(f->type == 's' ? value_print(&plain, v) : value_repr(&plain, v));
         TRY(sink_finish(&plain, &text));
         if (f->type == 'a') TRY(to_ascii(r, &text, &text));
         f->zero = false;
-        put_padded(s, f, "", text.text, f->precision >= 0 ? text_offset(text.text, text.n_bytes, (size_t)f->precision) : text.n_bytes, '>');
+        put_padded(s, f, "", text.text,
+                   f->precision >= 0 ? text_offset(text.text, text.n_bytes, (size_t)f->precision) : text.n_bytes, '>');
         return s->failed;
     }
     case 'c':
@@ -241,7 +251,8 @@ static int put_conversion(text_sink *s, format_spec *f, const value *v) {
         }
         if (v->type != V_INT) RAISE(r, "%%c requires int or char");
         return put_number(s, f, v);
-    default: break;
+    default:
+        break;
     }
     if (is_undefined(v)) return value_raise_undefined(r, v);
     bool real = strchr("eEfFgG", f->type) != NULL;
@@ -290,7 +301,8 @@ static int percent_field(percent *c, text_sink *s) {
         return s->failed;
     }
     if (!strchr("diouxXeEfFgGcrsa", f.type) || !f.type)
-        RAISE(c->r, "unsupported format character '%c' (0x%x)", isprint((unsigned char)f.type) ? f.type : '?', (unsigned char)f.type);
+        RAISE(c->r, "unsupported format character '%c' (0x%x)", isprint((unsigned char)f.type) ? f.type : '?',
+              (unsigned char)f.type);
     if (v == NULL) TRY(next_argument(c, &v));
     return put_conversion(s, &f, v);
 }
@@ -321,7 +333,8 @@ int format_percent(render *r, const value *format, const value *arguments, value
         TRY(render_charge(r, 1));
         TRY(percent_field(&c, &s));
     }
-    bool rest = arguments->type == V_TUPLE ? c.next < arguments->list->n : !c.used_single && arguments->type != V_DICT && !is_listlike(arguments);
+    bool rest = arguments->type == V_TUPLE ? c.next < arguments->list->n
+                                           : !c.used_single && arguments->type != V_DICT && !is_listlike(arguments);
     if (is_undefined(arguments)) rest = false;
     if (rest && !c.keyed) RAISE(r, "not all arguments converted during string formatting");
     TRY(sink_finish(&s, out));
@@ -336,11 +349,13 @@ typedef struct braces {
     const call_arguments *arguments;
     const value_dict *mapping;
     bool escape;
-    int64_t next;          /* automatic numbering; -1 once fields were numbered by hand */
+    int64_t next; /* automatic numbering; -1 once fields were numbered by hand */
     bool automatic;
 } braces;
 
-static int spec_error(render *r) { RAISE(r, "Invalid format specifier"); }
+static int spec_error(render *r) {
+    RAISE(r, "Invalid format specifier");
+}
 
 /* [[fill]align][sign][#][0][width][grouping][.precision][type] */
 static int parse_spec(render *r, const char *p, size_t n, format_spec *f) {
@@ -414,7 +429,8 @@ static int field_argument(braces *b, const char *name, size_t n, value *out) {
         else
             b->automatic = true;
         if (b->mapping) RAISE(b->r, "Format string contains positional fields");
-        if ((uint64_t)i >= b->arguments->n) RAISE(b->r, "Replacement index %lld out of range for positional args tuple", (long long)i);
+        if ((uint64_t)i >= b->arguments->n)
+            RAISE(b->r, "Replacement index %lld out of range for positional args tuple", (long long)i);
         *out = b->arguments->items[i];
         return 0;
     }
@@ -437,7 +453,8 @@ static int field_value(braces *b, const char *p, size_t n, value *out) {
     for (p += first; p < end;) {
         const char *from = p + 1;
         bool item = *p == '[';
-        for (p = from; p < end && (item ? *p != ']' : *p != '.' && *p != '['); p++) {}
+        for (p = from; p < end && (item ? *p != ']' : *p != '.' && *p != '['); p++) {
+        }
         size_t length = (size_t)(p - from);
         if (item && p++ >= end) RAISE(b->r, "Missing ']' in format string");
         if (length == 0) RAISE(b->r, "Empty attribute in format string");
@@ -506,7 +523,8 @@ static int put_braces(braces *b, text_sink *s, const char *p, const char *end, i
             nesting += (*close == '{') - (*close == '}');
             if (nesting == 0) break;
         }
-        if (close == end) RAISE(b->r, p == end ? "Single '{' encountered in format string" : "expected '}' before end of string");
+        if (close == end)
+            RAISE(b->r, p == end ? "Single '{' encountered in format string" : "expected '}' before end of string");
         TRY(render_charge(b->r, 1));
         TRY(put_field(b, s, p, close, level));
         p = close + 1;
@@ -536,7 +554,8 @@ int format_time(render *r, const value *format, const struct tm *tm, value *out)
         char directive[16], text[256];
         size_t n = 0;
         directive[n++] = *p++;
-        while (p < end && n < 8 && *p && strchr("-_0^#:123456789EO", *p)) directive[n++] = *p++; /* glibc's flags, as Python passes on */
+        while (p < end && n < 8 && *p && strchr("-_0^#:123456789EO", *p))
+            directive[n++] = *p++; /* glibc's flags, as Python passes on */
         char kind = p < end ? *p++ : '\0';
         if (kind == 'f') {
             sink_puts(&s, "000000");

@@ -41,7 +41,8 @@ FUNCTION(function_dict) {
         value pairs, pair;
         TRY(value_to_list(r, &all->items[0], &pairs));
         for (size_t i = 0; i < pairs.list->n; i++) {
-            if (!value_iterable(&pairs.list->items[i])) RAISE(r, "cannot convert dictionary update sequence element #%zu to a sequence", i);
+            if (!value_iterable(&pairs.list->items[i]))
+                RAISE(r, "cannot convert dictionary update sequence element #%zu to a sequence", i);
             TRY(value_to_list(r, &pairs.list->items[i], &pair));
             if (pair.list->n != 2)
                 RAISE(r, "dictionary update sequence element #%zu has length %zu; 2 is required", i, pair.list->n);
@@ -99,8 +100,9 @@ FUNCTION(function_joiner) {
 
 /* Filler text: words in sentences in paragraphs, the same for the same arguments. */
 FUNCTION(function_lipsum) {
-    static const char *const words[] = {"lorem", "ipsum", "dolor", "sit", "amet", "consectetur", "adipiscing", "elit", "sed", "do",
-                                        "eiusmod", "tempor", "incididunt", "ut", "labore", "et", "magna", "aliqua", "quis", "nisi"};
+    static const char *const words[] = {"lorem",  "ipsum", "dolor", "sit",     "amet",   "consectetur", "adipiscing",
+                                        "elit",   "sed",   "do",    "eiusmod", "tempor", "incididunt",  "ut",
+                                        "labore", "et",    "magna", "aliqua",  "quis",   "nisi"};
     int64_t n, low, high;
     uint32_t state = 1;
     UNUSED_ALL;
@@ -131,9 +133,13 @@ FUNCTION(function_lipsum) {
 }
 
 static const jinja_builtin rows[] = {
-    {"range", function_range, "start stop step", 1}, {"dict", function_dict, "*", 0}, {"namespace", function_namespace, "*", 0},
-    {"raise_exception", function_raise_exception, "message", 1}, {"strftime_now", function_strftime_now, "format", 1},
-    {"cycler", function_cycler, "*", 0}, {"joiner", function_joiner, "sep", 0},
+    {"range", function_range, "start stop step", 1},
+    {"dict", function_dict, "*", 0},
+    {"namespace", function_namespace, "*", 0},
+    {"raise_exception", function_raise_exception, "message", 1},
+    {"strftime_now", function_strftime_now, "format", 1},
+    {"cycler", function_cycler, "*", 0},
+    {"joiner", function_joiner, "sep", 0},
     {"lipsum", function_lipsum, "n html min max", 0},
 };
 

@@ -67,15 +67,22 @@ static int write_list(text_sink *s, const value_list *l, size_t from, const json
 static int write_key(text_sink *s, const value *key, const json_style *style) {
     value text;
     switch (key->type) {
-    case V_STRING: write_string(s, key->text, key->n_bytes, style->ascii); return s->failed;
-    case V_NONE: sink_puts(s, "\"null\""); return s->failed;
-    case V_BOOL: sink_puts(s, key->boolean ? "\"true\"" : "\"false\""); return s->failed;
+    case V_STRING:
+        write_string(s, key->text, key->n_bytes, style->ascii);
+        return s->failed;
+    case V_NONE:
+        sink_puts(s, "\"null\"");
+        return s->failed;
+    case V_BOOL:
+        sink_puts(s, key->boolean ? "\"true\"" : "\"false\"");
+        return s->failed;
     case V_INT:
     case V_FLOAT:
         TRY(value_to_text(s->r, key, &text));
         write_string(s, text.text, text.n_bytes, style->ascii);
         return s->failed;
-    default: RAISE(s->r, "keys must be str, int, float, bool or None, not %s", value_type_name(key));
+    default:
+        RAISE(s->r, "keys must be str, int, float, bool or None, not %s", value_type_name(key));
     }
 }
 
@@ -123,17 +130,29 @@ static int write_value(text_sink *s, const value *v, const json_style *style, in
     render *r = s->r;
     TRY(render_charge(r, 1));
     switch (v->type) {
-    case V_NONE: sink_puts(s, "null"); return s->failed;
-    case V_BOOL: sink_puts(s, v->boolean ? "true" : "false"); return s->failed;
-    case V_INT: sink_printf(s, "%lld", (long long)v->integer); return s->failed;
+    case V_NONE:
+        sink_puts(s, "null");
+        return s->failed;
+    case V_BOOL:
+        sink_puts(s, v->boolean ? "true" : "false");
+        return s->failed;
+    case V_INT:
+        sink_printf(s, "%lld", (long long)v->integer);
+        return s->failed;
     case V_FLOAT:
         if (v->flags & VALUE_INTEGRAL)
             sink_printf(s, "%.0f", v->real);
         else
             write_double(s, v->real);
         return s->failed;
-    case V_STRING: write_string(s, v->text, v->n_bytes, style->ascii); return s->failed;
-    case V_LIST: case V_TUPLE: case V_ITERATOR: case V_VIEW: case V_DICT: {
+    case V_STRING:
+        write_string(s, v->text, v->n_bytes, style->ascii);
+        return s->failed;
+    case V_LIST:
+    case V_TUPLE:
+    case V_ITERATOR:
+    case V_VIEW:
+    case V_DICT: {
         if (r->depth >= VALUE_MAX_DEPTH) return render_fail(r, WEIR_E_LIMIT, "a value nested too deep to be written as JSON");
         TRY(render_enter(r));
         size_t from = v->type == V_ITERATOR ? v->list->position : 0; /* lenient: Python refuses iterators and views */
@@ -141,11 +160,14 @@ static int write_value(text_sink *s, const value *v, const json_style *style, in
         r->depth--;
         return 0;
     }
-    default: RAISE(r, "Object of type %s is not JSON serializable", value_type_name(v));
+    default:
+        RAISE(r, "Object of type %s is not JSON serializable", value_type_name(v));
     }
 }
 
-int json_write(text_sink *s, const value *v, const json_style *style) { return write_value(s, v, style, 0); }
+int json_write(text_sink *s, const value *v, const json_style *style) {
+    return write_value(s, v, style, 0);
+}
 
 /* ---- in ---- */
 
@@ -176,14 +198,25 @@ static int array_from_json(render *r, const json_t *j, value *out) {
 /* jansson bounds the nesting of what it reads (2048), and so this recursion. */
 static int from_json(render *r, const json_t *j, value *out) {
     switch (json_typeof(j)) {
-    case JSON_OBJECT: return object_from_json(r, j, out);
-    case JSON_ARRAY: return array_from_json(r, j, out);
-    case JSON_STRING: return value_copy_text(r, json_string_value(j), json_string_length(j), out);
-    case JSON_INTEGER: *out = value_int(json_integer_value(j)); return 0;
-    case JSON_REAL: *out = value_float(json_real_value(j)); return 0;
+    case JSON_OBJECT:
+        return object_from_json(r, j, out);
+    case JSON_ARRAY:
+        return array_from_json(r, j, out);
+    case JSON_STRING:
+        return value_copy_text(r, json_string_value(j), json_string_length(j), out);
+    case JSON_INTEGER:
+        *out = value_int(json_integer_value(j));
+        return 0;
+    case JSON_REAL:
+        *out = value_float(json_real_value(j));
+        return 0;
     case JSON_TRUE:
-    case JSON_FALSE: *out = value_bool(json_is_true(j)); return 0;
-    default: *out = value_none(); return 0;
+    case JSON_FALSE:
+        *out = value_bool(json_is_true(j));
+        return 0;
+    default:
+        *out = value_none();
+        return 0;
     }
 }
 
@@ -192,8 +225,11 @@ int json_read(render *r, const char *text, size_t n_bytes, const char *what, val
     json_t *j = json_loadb(text, n_bytes, JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
     if (j == NULL) {
         bool memory = json_error_code(&e) == json_error_out_of_memory, deep = json_error_code(&e) == json_error_stack_overflow;
-        return error_set(r->err, memory ? WEIR_E_NOMEM : deep ? WEIR_E_LIMIT : WEIR_E_INVALID, what,
-                         "line %d, column %d of the JSON: %s", e.line, e.column, e.text);
+        return error_set(r->err,
+                         memory ? WEIR_E_NOMEM
+                         : deep ? WEIR_E_LIMIT
+                                : WEIR_E_INVALID,
+                         what, "line %d, column %d of the JSON: %s", e.line, e.column, e.text);
     }
     int result = from_json(r, j, out);
     json_decref(j);

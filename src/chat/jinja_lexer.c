@@ -69,7 +69,8 @@ static int push(lexer *x, token_type type, size_t offset, const char *text, size
         l->items = items;
         l->capacity = capacity;
     }
-    l->items[l->n++] = (token){.type = (uint8_t)type, .line = line_at(x, offset), .offset = offset, .text = text, .n_bytes = n_bytes};
+    l->items[l->n++] =
+        (token){.type = (uint8_t)type, .line = line_at(x, offset), .offset = offset, .text = text, .n_bytes = n_bytes};
     return 0;
 }
 
@@ -123,7 +124,9 @@ static size_t tag_end(const lexer *x, size_t at, const char *close) {
     return !variable && at + 2 < x->n && x->s[at + 2] == '\n' ? 3 : 2;
 }
 
-static char sign_at(const lexer *x, size_t at) { return at < x->n && (x->s[at] == '-' || x->s[at] == '+') ? x->s[at] : 0; }
+static char sign_at(const lexer *x, size_t at) {
+    return at < x->n && (x->s[at] == '-' || x->s[at] == '+') ? x->s[at] : 0;
+}
 
 /* Is there a raw tag after "{%"? Returns where its content starts, or 0. */
 static size_t raw_begin(const lexer *x, size_t at) {
@@ -339,10 +342,11 @@ static const struct {
     char text[3];
     uint8_t type;
 } operators[] = {
-    {"//", T_FLOORDIV}, {"**", T_POW}, {"==", T_EQ}, {"!=", T_NE}, {">=", T_GE}, {"<=", T_LE}, {"+", T_ADD}, {"-", T_SUB},
-    {"/", T_DIV}, {"*", T_MUL}, {"%", T_MOD}, {"~", T_TILDE}, {"[", T_LBRACKET}, {"]", T_RBRACKET}, {"(", T_LPAREN},
-    {")", T_RPAREN}, {"{", T_LBRACE}, {"}", T_RBRACE}, {">", T_GT}, {"<", T_LT}, {"=", T_ASSIGN}, {".", T_DOT}, {":", T_COLON},
-    {"|", T_PIPE}, {",", T_COMMA}, {";", T_SEMICOLON},
+    {"//", T_FLOORDIV}, {"**", T_POW},      {"==", T_EQ},    {"!=", T_NE},    {">=", T_GE},    {"<=", T_LE},
+    {"+", T_ADD},       {"-", T_SUB},       {"/", T_DIV},    {"*", T_MUL},    {"%", T_MOD},    {"~", T_TILDE},
+    {"[", T_LBRACKET},  {"]", T_RBRACKET},  {"(", T_LPAREN}, {")", T_RPAREN}, {"{", T_LBRACE}, {"}", T_RBRACE},
+    {">", T_GT},        {"<", T_LT},        {"=", T_ASSIGN}, {".", T_DOT},    {":", T_COLON},  {"|", T_PIPE},
+    {",", T_COMMA},     {";", T_SEMICOLON},
 };
 
 static int lex_operator(lexer *x) {
@@ -391,7 +395,8 @@ static int lex_tag(lexer *x, const char *close) {
 }
 
 int jinja_tokenize(jinja_template *t, arena *memory, token_list *out, weir_error *err) {
-    lexer lx = {.t = t, .memory = memory, .err = err, .out = out, .s = t->source, .n = t->n_bytes, .line = 1, .line_starting = true};
+    lexer lx = {
+        .t = t, .memory = memory, .err = err, .out = out, .s = t->source, .n = t->n_bytes, .line = 1, .line_starting = true};
     lexer *x = &lx;
     while (x->at < x->n) {
         size_t from = x->at, tag = from;

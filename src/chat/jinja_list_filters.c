@@ -1,4 +1,5 @@
-/* Filters over sequences: map, select, sort, groupby and their kin. What is a generator in Jinja is an iterator here, made at once. */
+/* Filters over sequences: map, select, sort, groupby and their kin. What is a generator in Jinja is an iterator here, made at
+ * once. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,7 +42,9 @@ static int follow(render *r, const value *object, const value *path, const value
     return 0;
 }
 
-int attribute_path(render *r, const value *object, const value *path, value *out) { return follow(r, object, path, NULL, out); }
+int attribute_path(render *r, const value *object, const value *path, value *out) {
+    return follow(r, object, path, NULL, out);
+}
 
 int fold_case(render *r, const value *v, bool case_sensitive, value *out) {
     *out = *v;
@@ -109,7 +112,8 @@ static int multi_key(render *r, const value *item, const value *attributes, bool
         return list_push(r, out->list, folded);
     }
     for (size_t at = 0; at <= attributes->n_bytes;) {
-        size_t comma = text_find(attributes->text, attributes->n_bytes, at, ",", 1), end = comma == SIZE_MAX ? attributes->n_bytes : comma;
+        size_t comma = text_find(attributes->text, attributes->n_bytes, at, ",", 1),
+               end = comma == SIZE_MAX ? attributes->n_bytes : comma;
         value path = value_text(attributes->text + at, end - at);
         TRY(follow(r, item, &path, NULL, &part));
         TRY(fold_case(r, &part, case_sensitive, &folded));
@@ -193,8 +197,14 @@ static int extreme(render *r, const value *self, const value *argv, bool largest
     return 0;
 }
 
-FILTER(filter_min) { UNUSED_ALL; return extreme(r, self, argv, false, out); }
-FILTER(filter_max) { UNUSED_ALL; return extreme(r, self, argv, true, out); }
+FILTER(filter_min) {
+    UNUSED_ALL;
+    return extreme(r, self, argv, false, out);
+}
+FILTER(filter_max) {
+    UNUSED_ALL;
+    return extreme(r, self, argv, true, out);
+}
 
 FILTER(filter_groupby) {
     UNUSED_ALL;
@@ -301,10 +311,22 @@ static int choose(render *r, const value *self, const call_arguments *all, bool 
     return 0;
 }
 
-FILTER(filter_select) { UNUSED_ALL; return choose(r, self, all, true, false, out); }
-FILTER(filter_reject) { UNUSED_ALL; return choose(r, self, all, false, false, out); }
-FILTER(filter_selectattr) { UNUSED_ALL; return choose(r, self, all, true, true, out); }
-FILTER(filter_rejectattr) { UNUSED_ALL; return choose(r, self, all, false, true, out); }
+FILTER(filter_select) {
+    UNUSED_ALL;
+    return choose(r, self, all, true, false, out);
+}
+FILTER(filter_reject) {
+    UNUSED_ALL;
+    return choose(r, self, all, false, false, out);
+}
+FILTER(filter_selectattr) {
+    UNUSED_ALL;
+    return choose(r, self, all, true, true, out);
+}
+FILTER(filter_rejectattr) {
+    UNUSED_ALL;
+    return choose(r, self, all, false, true, out);
+}
 
 /* ---- parts ---- */
 
@@ -385,7 +407,10 @@ FILTER(filter_items) {
     return 0;
 }
 
-FILTER(filter_list) { UNUSED_ALL; return value_to_list(r, self, out); }
+FILTER(filter_list) {
+    UNUSED_ALL;
+    return value_to_list(r, self, out);
+}
 
 FILTER(filter_batch) {
     UNUSED_ALL;

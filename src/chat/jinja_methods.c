@@ -49,11 +49,26 @@ static int map_case(render *r, const value *self, text_case to, value *out) {
     return 0;
 }
 
-METHOD(str_upper) { UNUSED_ALL; return map_case(r, self, CASE_UPPER, out); }
-METHOD(str_lower) { UNUSED_ALL; return map_case(r, self, CASE_LOWER, out); }
-METHOD(str_title) { UNUSED_ALL; return map_case(r, self, CASE_TITLE, out); }
-METHOD(str_swapcase) { UNUSED_ALL; return map_case(r, self, CASE_SWAP, out); }
-METHOD(str_capitalize) { UNUSED_ALL; return map_case(r, self, CASE_CAPITALIZE, out); }
+METHOD(str_upper) {
+    UNUSED_ALL;
+    return map_case(r, self, CASE_UPPER, out);
+}
+METHOD(str_lower) {
+    UNUSED_ALL;
+    return map_case(r, self, CASE_LOWER, out);
+}
+METHOD(str_title) {
+    UNUSED_ALL;
+    return map_case(r, self, CASE_TITLE, out);
+}
+METHOD(str_swapcase) {
+    UNUSED_ALL;
+    return map_case(r, self, CASE_SWAP, out);
+}
+METHOD(str_capitalize) {
+    UNUSED_ALL;
+    return map_case(r, self, CASE_CAPITALIZE, out);
+}
 
 static int strip(render *r, const value *self, const value *chars, bool left, bool right, value *out) {
     size_t start, end;
@@ -64,9 +79,18 @@ static int strip(render *r, const value *self, const value *chars, bool left, bo
     return 0;
 }
 
-METHOD(str_strip) { UNUSED_ALL; return strip(r, self, &argv[0], true, true, out); }
-METHOD(str_lstrip) { UNUSED_ALL; return strip(r, self, &argv[0], true, false, out); }
-METHOD(str_rstrip) { UNUSED_ALL; return strip(r, self, &argv[0], false, true, out); }
+METHOD(str_strip) {
+    UNUSED_ALL;
+    return strip(r, self, &argv[0], true, true, out);
+}
+METHOD(str_lstrip) {
+    UNUSED_ALL;
+    return strip(r, self, &argv[0], true, false, out);
+}
+METHOD(str_rstrip) {
+    UNUSED_ALL;
+    return strip(r, self, &argv[0], false, true, out);
+}
 
 static bool starts_with(const value *v, const value *with) {
     return v->n_bytes >= with->n_bytes && memcmp(v->text, with->text, with->n_bytes) == 0;
@@ -93,8 +117,10 @@ METHOD(str_removesuffix) {
 
 /* ---- searching ---- */
 
-/* The bytes of self[start:end] (code points, as in a slice); *first gets the index of the first. False: start is past the end. */
-static int search_bounds(render *r, const value *self, const value *start, const value *end, int64_t *first, size_t bounds[2], bool *valid) {
+/* The bytes of self[start:end] (code points, as in a slice); *first gets the index of the first. False: start is past the end.
+ */
+static int search_bounds(render *r, const value *self, const value *start, const value *end, int64_t *first, size_t bounds[2],
+                         bool *valid) {
     int64_t n = (int64_t)utf8_count(self->text, self->n_bytes), from, to;
     TRY(argument_int(r, start->type == V_NONE ? &(value){0} : start, "start", 0, &from));
     TRY(argument_int(r, end->type == V_NONE ? &(value){0} : end, "end", n, &to));
@@ -139,10 +165,22 @@ static int find_method(render *r, const value *self, const value *argv, bool fro
     return 0;
 }
 
-METHOD(str_find) { UNUSED_ALL; return find_method(r, self, argv, false, false, out); }
-METHOD(str_rfind) { UNUSED_ALL; return find_method(r, self, argv, true, false, out); }
-METHOD(str_index) { UNUSED_ALL; return find_method(r, self, argv, false, true, out); }
-METHOD(str_rindex) { UNUSED_ALL; return find_method(r, self, argv, true, true, out); }
+METHOD(str_find) {
+    UNUSED_ALL;
+    return find_method(r, self, argv, false, false, out);
+}
+METHOD(str_rfind) {
+    UNUSED_ALL;
+    return find_method(r, self, argv, true, false, out);
+}
+METHOD(str_index) {
+    UNUSED_ALL;
+    return find_method(r, self, argv, false, true, out);
+}
+METHOD(str_rindex) {
+    UNUSED_ALL;
+    return find_method(r, self, argv, true, true, out);
+}
 
 METHOD(str_count) {
     int64_t first, n = 0;
@@ -173,15 +211,22 @@ static int edge_method(render *r, const value *self, const value *argv, bool at_
     for (size_t i = 0; i < n; i++) {
         const value *one = what->type == V_TUPLE ? &what->list->items[i] : what;
         if (!is_string(one))
-            RAISE(r, "%s first arg must be str or a tuple of str, not %s", at_end ? "endswith" : "startswith", value_type_name(one));
+            RAISE(r, "%s first arg must be str or a tuple of str, not %s", at_end ? "endswith" : "startswith",
+                  value_type_name(one));
         hit = hit || (valid && (at_end ? ends_with(&range, one) : starts_with(&range, one)));
     }
     *out = value_bool(hit);
     return render_charge(r, n);
 }
 
-METHOD(str_startswith) { UNUSED_ALL; return edge_method(r, self, argv, false, out); }
-METHOD(str_endswith) { UNUSED_ALL; return edge_method(r, self, argv, true, out); }
+METHOD(str_startswith) {
+    UNUSED_ALL;
+    return edge_method(r, self, argv, false, out);
+}
+METHOD(str_endswith) {
+    UNUSED_ALL;
+    return edge_method(r, self, argv, true, out);
+}
 
 int text_replace(render *r, const value *text, const value *old, const value *new, int64_t count, value *out) {
     text_sink s = SINK(r);
@@ -241,7 +286,8 @@ static int split_spaces(render *r, const value *self, int64_t limit, value_list 
         }
         if (at >= self->n_bytes) return 0;
         size_t from = at;
-        if (limit >= 0 && (int64_t)l->n >= limit) return list_push(r, l, piece(self, from, self->n_bytes)); /* the rest as it is */
+        if (limit >= 0 && (int64_t)l->n >= limit)
+            return list_push(r, l, piece(self, from, self->n_bytes)); /* the rest as it is */
         for (; at < self->n_bytes; at += n) {
             n = utf8_decode(self->text + at, self->n_bytes - at, &c);
             if (text_is_space(c)) break;
@@ -308,8 +354,14 @@ static int split(render *r, const value *self, const value *argv, bool from_righ
     return 0;
 }
 
-METHOD(str_split) { UNUSED_ALL; return split(r, self, argv, false, out); }
-METHOD(str_rsplit) { UNUSED_ALL; return split(r, self, argv, true, out); }
+METHOD(str_split) {
+    UNUSED_ALL;
+    return split(r, self, argv, false, out);
+}
+METHOD(str_rsplit) {
+    UNUSED_ALL;
+    return split(r, self, argv, true, out);
+}
 
 static bool is_line_end(uint32_t c) {
     return (c >= 10 && c <= 13) || (c >= 28 && c <= 30) || c == 0x85 || c == 0x2028 || c == 0x2029;
@@ -331,7 +383,10 @@ int text_split_lines(render *r, const value *text, bool keep_ends, value *out) {
     return from < text->n_bytes ? list_push(r, out->list, piece(text, from, text->n_bytes)) : 0;
 }
 
-METHOD(str_splitlines) { UNUSED_ALL; return text_split_lines(r, self, argument_truth(&argv[0], false), out); }
+METHOD(str_splitlines) {
+    UNUSED_ALL;
+    return text_split_lines(r, self, argument_truth(&argv[0], false), out);
+}
 
 METHOD(str_join) {
     value items;
@@ -373,8 +428,14 @@ static int partition(render *r, const value *self, const value *argv, bool from_
     return render_charge(r, self->n_bytes / 16);
 }
 
-METHOD(str_partition) { UNUSED_ALL; return partition(r, self, argv, false, out); }
-METHOD(str_rpartition) { UNUSED_ALL; return partition(r, self, argv, true, out); }
+METHOD(str_partition) {
+    UNUSED_ALL;
+    return partition(r, self, argv, false, out);
+}
+METHOD(str_rpartition) {
+    UNUSED_ALL;
+    return partition(r, self, argv, true, out);
+}
 
 /* ---- padding ---- */
 
@@ -398,9 +459,18 @@ static int pad(render *r, const value *self, const value *argv, int before_of_tw
     return 0;
 }
 
-METHOD(str_ljust) { UNUSED_ALL; return pad(r, self, argv, 0, out); }
-METHOD(str_center) { UNUSED_ALL; return pad(r, self, argv, 1, out); }
-METHOD(str_rjust) { UNUSED_ALL; return pad(r, self, argv, 2, out); }
+METHOD(str_ljust) {
+    UNUSED_ALL;
+    return pad(r, self, argv, 0, out);
+}
+METHOD(str_center) {
+    UNUSED_ALL;
+    return pad(r, self, argv, 1, out);
+}
+METHOD(str_rjust) {
+    UNUSED_ALL;
+    return pad(r, self, argv, 2, out);
+}
 
 METHOD(str_zfill) {
     int64_t width, n = (int64_t)utf8_count(self->text, self->n_bytes);
@@ -445,11 +515,11 @@ METHOD(str_format_map) {
     return format_braces(r, self, all, argv[0].dict, out);
 }
 
-#define CLASS_METHOD(name, class)                                                                                                \
-    METHOD(name) {                                                                                                               \
-        UNUSED_ALL;                                                                                                              \
-        *out = value_bool(text_is(self->text, self->n_bytes, class));                                                            \
-        return render_charge(r, self->n_bytes / 4);                                                                              \
+#define CLASS_METHOD(name, class)                                                                                              \
+    METHOD(name) {                                                                                                             \
+        UNUSED_ALL;                                                                                                            \
+        *out = value_bool(text_is(self->text, self->n_bytes, class));                                                          \
+        return render_charge(r, self->n_bytes / 4);                                                                            \
     }
 CLASS_METHOD(str_isalpha, CLASS_ALPHA)
 CLASS_METHOD(str_isdigit, CLASS_DIGIT)
@@ -583,7 +653,8 @@ METHOD(dict_update) {
     value other;
     (void)argv;
     TRY(builtin_call(r, function_find("dict", 4), NULL, all, &other));
-    for (size_t i = 0; i < other.dict->n; i++) TRY(dict_set(r, self->dict, &other.dict->entries[i].key, &other.dict->entries[i].item));
+    for (size_t i = 0; i < other.dict->n; i++)
+        TRY(dict_set(r, self->dict, &other.dict->entries[i].key, &other.dict->entries[i].item));
     *out = value_none();
     return 0;
 }
@@ -620,14 +691,24 @@ static int dict_view(render *r, const value *self, uint8_t what, value *out) {
     return 0;
 }
 
-METHOD(dict_keys) { UNUSED_ALL; return dict_view(r, self, VALUE_KEYS, out); }
-METHOD(dict_values) { UNUSED_ALL; return dict_view(r, self, VALUE_VALUES, out); }
-METHOD(dict_items) { UNUSED_ALL; return dict_view(r, self, VALUE_ITEMS, out); }
+METHOD(dict_keys) {
+    UNUSED_ALL;
+    return dict_view(r, self, VALUE_KEYS, out);
+}
+METHOD(dict_values) {
+    UNUSED_ALL;
+    return dict_view(r, self, VALUE_VALUES, out);
+}
+METHOD(dict_items) {
+    UNUSED_ALL;
+    return dict_view(r, self, VALUE_ITEMS, out);
+}
 
 METHOD(dict_copy) {
     UNUSED_ALL;
     TRY(dict_new(r, out));
-    for (size_t i = 0; i < self->dict->n; i++) TRY(dict_set(r, out->dict, &self->dict->entries[i].key, &self->dict->entries[i].item));
+    for (size_t i = 0; i < self->dict->n; i++)
+        TRY(dict_set(r, out->dict, &self->dict->entries[i].key, &self->dict->entries[i].item));
     return 0;
 }
 
@@ -681,31 +762,60 @@ METHOD(cycler_reset) {
 }
 
 static const jinja_builtin string_methods[] = {
-    {"strip", str_strip, "chars", 0}, {"lstrip", str_lstrip, "chars", 0}, {"rstrip", str_rstrip, "chars", 0},
-    {"split", str_split, "sep maxsplit", 0}, {"rsplit", str_rsplit, "sep maxsplit", 0},
-    {"splitlines", str_splitlines, "keepends", 0}, {"join", str_join, "iterable", 1},
-    {"startswith", str_startswith, "prefix start end", 1}, {"endswith", str_endswith, "suffix start end", 1},
-    {"replace", str_replace, "old new count", 2}, {"upper", str_upper, "", 0}, {"lower", str_lower, "", 0},
-    {"title", str_title, "", 0}, {"capitalize", str_capitalize, "", 0}, {"swapcase", str_swapcase, "", 0},
-    {"casefold", str_lower, "", 0}, {"find", str_find, "sub start end", 1}, {"rfind", str_rfind, "sub start end", 1},
-    {"index", str_index, "sub start end", 1}, {"rindex", str_rindex, "sub start end", 1},
-    {"count", str_count, "sub start end", 1}, {"removeprefix", str_removeprefix, "prefix", 1},
-    {"removesuffix", str_removesuffix, "suffix", 1}, {"partition", str_partition, "sep", 1},
-    {"rpartition", str_rpartition, "sep", 1}, {"ljust", str_ljust, "width fillchar", 1},
-    {"rjust", str_rjust, "width fillchar", 1}, {"center", str_center, "width fillchar", 1}, {"zfill", str_zfill, "width", 1},
-    {"expandtabs", str_expandtabs, "tabsize", 0}, {"format", str_format, "*", 0}, {"format_map", str_format_map, "mapping", 1},
-    {"isalpha", str_isalpha, "", 0}, {"isdigit", str_isdigit, "", 0}, {"isdecimal", str_isdecimal, "", 0},
-    {"isnumeric", str_isnumeric, "", 0}, {"isalnum", str_isalnum, "", 0}, {"isspace", str_isspace, "", 0},
-    {"isupper", str_isupper, "", 0}, {"islower", str_islower, "", 0}, {"istitle", str_istitle, "", 0},
-    {"isascii", str_isascii, "", 0}, {"isprintable", str_isprintable, "", 0}, {"isidentifier", str_isidentifier, "", 0},
+    {"strip", str_strip, "chars", 0},
+    {"lstrip", str_lstrip, "chars", 0},
+    {"rstrip", str_rstrip, "chars", 0},
+    {"split", str_split, "sep maxsplit", 0},
+    {"rsplit", str_rsplit, "sep maxsplit", 0},
+    {"splitlines", str_splitlines, "keepends", 0},
+    {"join", str_join, "iterable", 1},
+    {"startswith", str_startswith, "prefix start end", 1},
+    {"endswith", str_endswith, "suffix start end", 1},
+    {"replace", str_replace, "old new count", 2},
+    {"upper", str_upper, "", 0},
+    {"lower", str_lower, "", 0},
+    {"title", str_title, "", 0},
+    {"capitalize", str_capitalize, "", 0},
+    {"swapcase", str_swapcase, "", 0},
+    {"casefold", str_lower, "", 0},
+    {"find", str_find, "sub start end", 1},
+    {"rfind", str_rfind, "sub start end", 1},
+    {"index", str_index, "sub start end", 1},
+    {"rindex", str_rindex, "sub start end", 1},
+    {"count", str_count, "sub start end", 1},
+    {"removeprefix", str_removeprefix, "prefix", 1},
+    {"removesuffix", str_removesuffix, "suffix", 1},
+    {"partition", str_partition, "sep", 1},
+    {"rpartition", str_rpartition, "sep", 1},
+    {"ljust", str_ljust, "width fillchar", 1},
+    {"rjust", str_rjust, "width fillchar", 1},
+    {"center", str_center, "width fillchar", 1},
+    {"zfill", str_zfill, "width", 1},
+    {"expandtabs", str_expandtabs, "tabsize", 0},
+    {"format", str_format, "*", 0},
+    {"format_map", str_format_map, "mapping", 1},
+    {"isalpha", str_isalpha, "", 0},
+    {"isdigit", str_isdigit, "", 0},
+    {"isdecimal", str_isdecimal, "", 0},
+    {"isnumeric", str_isnumeric, "", 0},
+    {"isalnum", str_isalnum, "", 0},
+    {"isspace", str_isspace, "", 0},
+    {"isupper", str_isupper, "", 0},
+    {"islower", str_islower, "", 0},
+    {"istitle", str_istitle, "", 0},
+    {"isascii", str_isascii, "", 0},
+    {"isprintable", str_isprintable, "", 0},
+    {"isidentifier", str_isidentifier, "", 0},
 };
 static const jinja_builtin list_methods[] = {
-    {"index", seq_index, "value start stop", 1}, {"count", seq_count, "value", 1}, {"copy", seq_copy, "", 0},
+    {"index", seq_index, "value start stop", 1},
+    {"count", seq_count, "value", 1},
+    {"copy", seq_copy, "", 0},
 };
 static const jinja_builtin tuple_methods[] = {{"index", seq_index, "value start stop", 1}, {"count", seq_count, "value", 1}};
 static const jinja_builtin dict_methods[] = {
-    {"get", dict_get, "key default", 1}, {"items", dict_items, "", 0}, {"keys", dict_keys, "", 0}, {"values", dict_values, "", 0},
-    {"copy", dict_copy, "", 0},
+    {"get", dict_get, "key default", 1}, {"items", dict_items, "", 0}, {"keys", dict_keys, "", 0},
+    {"values", dict_values, "", 0},      {"copy", dict_copy, "", 0},
 };
 static const jinja_builtin int_methods[] = {{"bit_length", int_bit_length, "", 0}, {"conjugate", number_conjugate, "", 0}};
 static const jinja_builtin float_methods[] = {{"is_integer", float_is_integer, "", 0}, {"conjugate", number_conjugate, "", 0}};
@@ -713,19 +823,31 @@ static const jinja_builtin loop_methods[] = {{"cycle", loop_cycle, "*", 0}, {"ch
 static const jinja_builtin cycler_methods[] = {{"next", cycler_next, "", 0}, {"reset", cycler_reset, "", 0}};
 
 static const jinja_builtin list_mutators[] = {
-    {"append", list_append, "object", 1}, {"extend", list_extend, "iterable", 1}, {"insert", list_insert, "index object", 2},
+    {"append", list_append, "object", 1},
+    {"extend", list_extend, "iterable", 1},
+    {"insert", list_insert, "index object", 2},
     {"pop", list_pop, "index", 0},
 };
 static const jinja_builtin dict_mutators[] = {
-    {"pop", dict_pop, "key default", 1}, {"setdefault", dict_setdefault, "key default", 1}, {"update", dict_update, "*", 0},
+    {"pop", dict_pop, "key default", 1},
+    {"setdefault", dict_setdefault, "key default", 1},
+    {"update", dict_update, "*", 0},
 };
 
-#define TABLE(rows) {rows, sizeof(rows) / sizeof(rows)[0]}
+#define TABLE(rows)                                                                                                            \
+    { rows, sizeof(rows) / sizeof(rows)[0] }
 static const builtin_table methods[] = {
-    [V_STRING] = TABLE(string_methods), [V_LIST] = TABLE(list_methods), [V_TUPLE] = TABLE(tuple_methods),
-    [V_RANGE] = TABLE(tuple_methods), [V_DICT] = TABLE(dict_methods), [V_INT] = TABLE(int_methods),
-    [V_BOOL] = TABLE(int_methods), [V_FLOAT] = TABLE(float_methods), [V_LOOP] = TABLE(loop_methods),
-    [V_CYCLER] = TABLE(cycler_methods), [V_BLOCK] = {NULL, 0},
+    [V_STRING] = TABLE(string_methods),
+    [V_LIST] = TABLE(list_methods),
+    [V_TUPLE] = TABLE(tuple_methods),
+    [V_RANGE] = TABLE(tuple_methods),
+    [V_DICT] = TABLE(dict_methods),
+    [V_INT] = TABLE(int_methods),
+    [V_BOOL] = TABLE(int_methods),
+    [V_FLOAT] = TABLE(float_methods),
+    [V_LOOP] = TABLE(loop_methods),
+    [V_CYCLER] = TABLE(cycler_methods),
+    [V_BLOCK] = {NULL, 0},
 };
 
 const jinja_builtin *method_find(const value *object, const char *name, size_t n_bytes) {

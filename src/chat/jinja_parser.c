@@ -18,8 +18,8 @@ typedef struct parser {
     const token *tokens;
     size_t at;
     int depth;
-    int loop_depth;                            /* loops that break and continue may leave */
-    uint8_t macro_uses;                        /* NODE_USES_* seen in the macro being parsed */
+    int loop_depth;     /* loops that break and continue may leave */
+    uint8_t macro_uses; /* NODE_USES_* seen in the macro being parsed */
     struct {
         value tag;
         const char *ends; /* names that close it, divided by blanks */
@@ -35,13 +35,21 @@ static int parse_body(parser *p, const char *ends, node_list *out);
 
 /* ---- tokens ---- */
 
-static const token *current(const parser *p) { return &p->tokens[p->at]; }
-static const token *look(const parser *p) { return &p->tokens[p->tokens[p->at].type == T_EOF ? p->at : p->at + 1]; }
-static bool at(const parser *p, token_type type) { return current(p)->type == type; }
+static const token *current(const parser *p) {
+    return &p->tokens[p->at];
+}
+static const token *look(const parser *p) {
+    return &p->tokens[p->tokens[p->at].type == T_EOF ? p->at : p->at + 1];
+}
+static bool at(const parser *p, token_type type) {
+    return current(p)->type == type;
+}
 static bool token_is(const token *t, const char *name) {
     return t->type == T_NAME && t->n_bytes == strlen(name) && memcmp(t->text, name, t->n_bytes) == 0;
 }
-static bool at_name(const parser *p, const char *name) { return token_is(current(p), name); }
+static bool at_name(const parser *p, const char *name) {
+    return token_is(current(p), name);
+}
 
 static const token *next(parser *p) {
     const token *t = current(p);
@@ -49,17 +57,50 @@ static const token *next(parser *p) {
     return t;
 }
 
-static bool skip(parser *p, token_type type) { return at(p, type) ? (next(p), true) : false; }
-static bool skip_name(parser *p, const char *name) { return at_name(p, name) ? (next(p), true) : false; }
+static bool skip(parser *p, token_type type) {
+    return at(p, type) ? (next(p), true) : false;
+}
+static bool skip_name(parser *p, const char *name) {
+    return at_name(p, name) ? (next(p), true) : false;
+}
 
 static const char *const token_names[] = {
-    [T_EOF] = "end of template", [T_DATA] = "template data / text", [T_VARIABLE_BEGIN] = "begin of print statement",
-    [T_VARIABLE_END] = "end of print statement", [T_BLOCK_BEGIN] = "begin of statement block",
-    [T_BLOCK_END] = "end of statement block", [T_NAME] = "name", [T_STRING] = "string", [T_INTEGER] = "integer",
-    [T_FLOAT] = "float", [T_ADD] = "+", [T_SUB] = "-", [T_MUL] = "*", [T_DIV] = "/", [T_FLOORDIV] = "//", [T_MOD] = "%",
-    [T_POW] = "**", [T_TILDE] = "~", [T_LPAREN] = "(", [T_RPAREN] = ")", [T_LBRACKET] = "[", [T_RBRACKET] = "]",
-    [T_LBRACE] = "{", [T_RBRACE] = "}", [T_EQ] = "==", [T_NE] = "!=", [T_GT] = ">", [T_GE] = ">=", [T_LT] = "<", [T_LE] = "<=",
-    [T_ASSIGN] = "=", [T_DOT] = ".", [T_COLON] = ":", [T_PIPE] = "|", [T_COMMA] = ",", [T_SEMICOLON] = ";",
+    [T_EOF] = "end of template",
+    [T_DATA] = "template data / text",
+    [T_VARIABLE_BEGIN] = "begin of print statement",
+    [T_VARIABLE_END] = "end of print statement",
+    [T_BLOCK_BEGIN] = "begin of statement block",
+    [T_BLOCK_END] = "end of statement block",
+    [T_NAME] = "name",
+    [T_STRING] = "string",
+    [T_INTEGER] = "integer",
+    [T_FLOAT] = "float",
+    [T_ADD] = "+",
+    [T_SUB] = "-",
+    [T_MUL] = "*",
+    [T_DIV] = "/",
+    [T_FLOORDIV] = "//",
+    [T_MOD] = "%",
+    [T_POW] = "**",
+    [T_TILDE] = "~",
+    [T_LPAREN] = "(",
+    [T_RPAREN] = ")",
+    [T_LBRACKET] = "[",
+    [T_RBRACKET] = "]",
+    [T_LBRACE] = "{",
+    [T_RBRACE] = "}",
+    [T_EQ] = "==",
+    [T_NE] = "!=",
+    [T_GT] = ">",
+    [T_GE] = ">=",
+    [T_LT] = "<",
+    [T_LE] = "<=",
+    [T_ASSIGN] = "=",
+    [T_DOT] = ".",
+    [T_COLON] = ":",
+    [T_PIPE] = "|",
+    [T_COMMA] = ",",
+    [T_SEMICOLON] = ";",
 };
 
 /* What to call a token in a message. */
@@ -293,16 +334,21 @@ static int parse_name(parser *p, bool namespace_target, node **out) {
 static int parse_primary(parser *p, bool namespace_target, node **out) {
     const token *t = current(p);
     switch (t->type) {
-    case T_NAME: return parse_name(p, namespace_target, out);
-    case T_STRING: return parse_string(p, out);
+    case T_NAME:
+        return parse_name(p, namespace_target, out);
+    case T_STRING:
+        return parse_string(p, out);
     case T_INTEGER:
-    case T_FLOAT: return constant_node(p, next(p), t->number, out);
+    case T_FLOAT:
+        return constant_node(p, next(p), t->number, out);
     case T_LPAREN:
         next(p);
         TRY(parse_tuple(p, (tuple_style){.parenthesised = true}, out));
         return expect(p, T_RPAREN);
-    case T_LBRACKET: return parse_list(p, out);
-    case T_LBRACE: return parse_dict(p, out);
+    case T_LBRACKET:
+        return parse_list(p, out);
+    case T_LBRACE:
+        return parse_dict(p, out);
     default: {
         value got = describe(t);
         SYNTAX(p, t, "unexpected '%.*s'", (int)got.n_bytes, got.text);
@@ -447,9 +493,16 @@ static int parse_one_filter(parser *p, node *operand, node **out) {
 
 static bool begins_test_operand(const parser *p) {
     switch (current(p)->type) {
-    case T_NAME: return !at_name(p, "else") && !at_name(p, "or") && !at_name(p, "and");
-    case T_STRING: case T_INTEGER: case T_FLOAT: case T_LBRACKET: case T_LBRACE: return true;
-    default: return false;
+    case T_NAME:
+        return !at_name(p, "else") && !at_name(p, "or") && !at_name(p, "and");
+    case T_STRING:
+    case T_INTEGER:
+    case T_FLOAT:
+    case T_LBRACKET:
+    case T_LBRACE:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -643,10 +696,14 @@ static int parse_expression(parser *p, node **out) {
 
 static const char *target_kind(const node *n) {
     switch (n->kind) {
-    case N_CONST: return "const";
-    case N_LIST: return "list";
-    case N_DICT: return "dict";
-    default: return "expression";
+    case N_CONST:
+        return "const";
+    case N_LIST:
+        return "list";
+    case N_DICT:
+        return "dict";
+    default:
+        return "expression";
     }
 }
 
@@ -791,8 +848,9 @@ static int parse_macro(parser *p, const token *t, node **out) {
         if ((*out)->list.items[i]->atom == p->t->varargs_atom) (*out)->flags &= (uint8_t)~NODE_USES_VARARGS;
         bool has_default = i + (*out)->defaults.n >= (*out)->list.n;
         if ((*out)->list.items[i]->atom == p->t->caller_atom && ((*out)->flags & NODE_USES_CALLER) && !has_default)
-            return syntax_error(p->t, p->err, t->offset, "When defining macros or call blocks the special \"caller\" argument "
-                                                         "must be omitted or be given a default.");
+            return syntax_error(p->t, p->err, t->offset,
+                                "When defining macros or call blocks the special \"caller\" argument "
+                                "must be omitted or be given a default.");
     }
     return 0;
 }
@@ -838,7 +896,8 @@ static int parse_block(parser *p, const token *t, node **out) {
             SYNTAX(p, t, "Required blocks can only contain comments or whitespace");
     }
     if (required) (*out)->flags |= NODE_REQUIRED;
-    if (at(p, T_NAME) && current(p)->n_bytes == name->n_bytes && memcmp(current(p)->text, name->text, name->n_bytes) == 0) next(p);
+    if (at(p, T_NAME) && current(p)->n_bytes == name->n_bytes && memcmp(current(p)->text, name->text, name->n_bytes) == 0)
+        next(p);
     return 0;
 }
 
@@ -890,10 +949,23 @@ static const struct {
     const char *name;
     int (*parse)(parser *p, const token *t, node **out);
 } statements[] = {
-    {"if", parse_if}, {"for", parse_for}, {"set", parse_set}, {"macro", parse_macro}, {"call", parse_call_block},
-    {"filter", parse_filter_block}, {"with", parse_with}, {"block", parse_block}, {"autoescape", parse_autoescape},
-    {"generation", parse_generation}, {"print", parse_print}, {"break", parse_loop_control}, {"continue", parse_loop_control},
-    {"include", parse_loader}, {"import", parse_loader}, {"from", parse_loader}, {"extends", parse_loader},
+    {"if", parse_if},
+    {"for", parse_for},
+    {"set", parse_set},
+    {"macro", parse_macro},
+    {"call", parse_call_block},
+    {"filter", parse_filter_block},
+    {"with", parse_with},
+    {"block", parse_block},
+    {"autoescape", parse_autoescape},
+    {"generation", parse_generation},
+    {"print", parse_print},
+    {"break", parse_loop_control},
+    {"continue", parse_loop_control},
+    {"include", parse_loader},
+    {"import", parse_loader},
+    {"from", parse_loader},
+    {"extends", parse_loader},
 };
 
 static bool in_words(const token *t, const char *words) {
@@ -933,7 +1005,8 @@ static int unexpected_tag(parser *p, const token *name) {
         message[0] = '\0';
     else if (known)
         snprintf(message, sizeof message,
-                 " You probably made a nesting mistake. Jinja is expecting this tag, but currently looking for %s.%s", expected, innermost);
+                 " You probably made a nesting mistake. Jinja is expecting this tag, but currently looking for %s.%s", expected,
+                 innermost);
     else
         snprintf(message, sizeof message, " Jinja was looking for the following tags: %s.%s", expected, innermost);
     if (name == NULL) SYNTAX(p, current(p), "Unexpected end of template.%s", message);
@@ -964,7 +1037,8 @@ static int parse_nodes(parser *p, const char *ends, node_list *out) {
     for (;;) {
         const token *t = next(p);
         switch (t->type) {
-        case T_EOF: return 0;
+        case T_EOF:
+            return 0;
         case T_DATA:
             TRY(new_node(p, N_DATA, t, &n));
             n->constant = value_text(t->text, t->n_bytes);

@@ -100,10 +100,14 @@ static void repr_range(text_sink *s, const value_range *g) {
 static int repr_compound(text_sink *s, const value *v) {
     static const char *const views[] = {"dict_keys([", "dict_values([", "dict_items(["};
     switch (v->type) {
-    case V_LIST: return repr_items(s, v->list, "[", "]");
-    case V_TUPLE: return repr_items(s, v->list, "(", v->list->n == 1 ? ",)" : ")");
-    case V_VIEW: return repr_items(s, v->list, views[v->flags], "])");
-    case V_DICT: return repr_dict(s, v->dict);
+    case V_LIST:
+        return repr_items(s, v->list, "[", "]");
+    case V_TUPLE:
+        return repr_items(s, v->list, "(", v->list->n == 1 ? ",)" : ")");
+    case V_VIEW:
+        return repr_items(s, v->list, views[v->flags], "])");
+    case V_DICT:
+        return repr_dict(s, v->dict);
     default:
         sink_puts(s, "<Namespace ");
         TRY(repr_dict(s, v->dict));
@@ -116,10 +120,18 @@ int value_repr(text_sink *s, const value *v) {
     render *r = s->r;
     switch (v->type) {
     case V_MISSING:
-    case V_UNDEFINED: sink_puts(s, "Undefined"); break;
-    case V_NONE: sink_puts(s, "None"); break;
-    case V_BOOL: sink_puts(s, v->boolean ? "True" : "False"); break;
-    case V_INT: sink_printf(s, "%lld", (long long)v->integer); break;
+    case V_UNDEFINED:
+        sink_puts(s, "Undefined");
+        break;
+    case V_NONE:
+        sink_puts(s, "None");
+        break;
+    case V_BOOL:
+        sink_puts(s, v->boolean ? "True" : "False");
+        break;
+    case V_INT:
+        sink_printf(s, "%lld", (long long)v->integer);
+        break;
     case V_FLOAT:
         if (v->flags & VALUE_INTEGRAL)
             sink_printf(s, "%.0f", v->real);
@@ -131,7 +143,11 @@ int value_repr(text_sink *s, const value *v) {
         value_repr_text(s, v->text, v->n_bytes);
         if (v->flags & VALUE_SAFE) sink_putc(s, ')');
         break;
-    case V_LIST: case V_TUPLE: case V_VIEW: case V_DICT: case V_NAMESPACE: {
+    case V_LIST:
+    case V_TUPLE:
+    case V_VIEW:
+    case V_DICT:
+    case V_NAMESPACE: {
         if (r->depth >= VALUE_MAX_DEPTH)
             return render_fail(r, WEIR_E_LIMIT, "maximum recursion depth exceeded while getting the repr of an object");
         TRY(render_enter(r));
@@ -139,8 +155,12 @@ int value_repr(text_sink *s, const value *v) {
         r->depth--;
         break;
     }
-    case V_ITERATOR: sink_printf(s, "<%s>", v->list->label); break;
-    case V_RANGE: repr_range(s, v->range); break;
+    case V_ITERATOR:
+        sink_printf(s, "<%s>", v->list->label);
+        break;
+    case V_RANGE:
+        repr_range(s, v->range);
+        break;
     case V_MACRO: {
         const value *name = jinja_macro_name(v->macro);
         sink_puts(s, "<Macro ");
@@ -148,13 +168,27 @@ int value_repr(text_sink *s, const value *v) {
         sink_putc(s, '>');
         break;
     }
-    case V_LOOP: TRY(jinja_loop_print(s, v->loop)); break;
-    case V_METHOD: sink_puts(s, "<built-in method>"); break;
-    case V_FUNCTION: sink_printf(s, "<function %s>", v->function->name); break;
-    case V_CYCLER: sink_puts(s, "<jinja2.utils.Cycler object>"); break;
-    case V_JOINER: sink_puts(s, "<jinja2.utils.Joiner object>"); break;
-    case V_SELF: sink_puts(s, "<TemplateReference None>"); break;
-    case V_BLOCK: sink_puts(s, "<jinja2.runtime.BlockReference object>"); break;
+    case V_LOOP:
+        TRY(jinja_loop_print(s, v->loop));
+        break;
+    case V_METHOD:
+        sink_puts(s, "<built-in method>");
+        break;
+    case V_FUNCTION:
+        sink_printf(s, "<function %s>", v->function->name);
+        break;
+    case V_CYCLER:
+        sink_puts(s, "<jinja2.utils.Cycler object>");
+        break;
+    case V_JOINER:
+        sink_puts(s, "<jinja2.utils.Joiner object>");
+        break;
+    case V_SELF:
+        sink_puts(s, "<TemplateReference None>");
+        break;
+    case V_BLOCK:
+        sink_puts(s, "<jinja2.runtime.BlockReference object>");
+        break;
     }
     return s->failed ? s->failed : render_charge(r, 1);
 }
@@ -184,7 +218,12 @@ int value_escape(render *r, const value *v, value *out) {
     text_sink s = SINK(r);
     for (size_t i = 0; i < out->n_bytes; i++) {
         char c = out->text[i];
-        const char *entity = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '"' ? "&#34;" : c == '\'' ? "&#39;" : NULL;
+        const char *entity = c == '&'    ? "&amp;"
+                             : c == '<'  ? "&lt;"
+                             : c == '>'  ? "&gt;"
+                             : c == '"'  ? "&#34;"
+                             : c == '\'' ? "&#39;"
+                                         : NULL;
         if (entity)
             sink_puts(&s, entity);
         else
@@ -197,11 +236,28 @@ int value_escape(render *r, const value *v, value *out) {
 
 const char *value_type_name(const value *v) {
     static const char *const names[] = {
-        [V_MISSING] = "Undefined", [V_UNDEFINED] = "Undefined", [V_NONE] = "NoneType", [V_BOOL] = "bool", [V_INT] = "int",
-        [V_FLOAT] = "float", [V_STRING] = "str", [V_LIST] = "list", [V_TUPLE] = "tuple", [V_VIEW] = "dict_items",
-        [V_ITERATOR] = "generator", [V_RANGE] = "range", [V_DICT] = "dict", [V_NAMESPACE] = "Namespace", [V_MACRO] = "Macro",
-        [V_METHOD] = "builtin_function_or_method", [V_FUNCTION] = "function", [V_LOOP] = "LoopContext", [V_CYCLER] = "Cycler",
-        [V_JOINER] = "Joiner", [V_SELF] = "TemplateReference", [V_BLOCK] = "BlockReference",
+        [V_MISSING] = "Undefined",
+        [V_UNDEFINED] = "Undefined",
+        [V_NONE] = "NoneType",
+        [V_BOOL] = "bool",
+        [V_INT] = "int",
+        [V_FLOAT] = "float",
+        [V_STRING] = "str",
+        [V_LIST] = "list",
+        [V_TUPLE] = "tuple",
+        [V_VIEW] = "dict_items",
+        [V_ITERATOR] = "generator",
+        [V_RANGE] = "range",
+        [V_DICT] = "dict",
+        [V_NAMESPACE] = "Namespace",
+        [V_MACRO] = "Macro",
+        [V_METHOD] = "builtin_function_or_method",
+        [V_FUNCTION] = "function",
+        [V_LOOP] = "LoopContext",
+        [V_CYCLER] = "Cycler",
+        [V_JOINER] = "Joiner",
+        [V_SELF] = "TemplateReference",
+        [V_BLOCK] = "BlockReference",
     };
     static const char *const views[] = {"dict_keys", "dict_values", "dict_items"};
     if (v->type == V_FLOAT && (v->flags & VALUE_INTEGRAL)) return "int";

@@ -203,7 +203,9 @@ static int loop_fetch(render *r, jinja_loop *l, value *out) {
     return 0;
 }
 
-static int loop_peek(render *r, jinja_loop *l) { return l->after.type == V_MISSING ? loop_fetch(r, l, &l->after) : 0; }
+static int loop_peek(render *r, jinja_loop *l) {
+    return l->after.type == V_MISSING ? loop_fetch(r, l, &l->after) : 0;
+}
 
 /* A filtered loop has to look at all that is left to know its length. */
 int jinja_loop_length(render *r, jinja_loop *l, int64_t *out) {
@@ -308,7 +310,8 @@ static int loop_run(render *r, jinja_loop *l, bool *ran) {
 static int run_for(render *r, const node *n, const value *iterable, scope *outer, int64_t depth0) {
     jinja_loop *l;
     bool ran = false;
-    if (!value_iterable(iterable) || iterable->type == V_LOOP) RAISE(r, "'%s' object is not iterable", value_type_name(iterable));
+    if (!value_iterable(iterable) || iterable->type == V_LOOP)
+        RAISE(r, "'%s' object is not iterable", value_type_name(iterable));
     ALLOC(r, l, 1);
     *l = (jinja_loop){.node = n, .outer = outer, .index0 = -1, .depth0 = depth0, .length = -1};
     l->position = &l->own_position;
@@ -362,7 +365,9 @@ static int macro_new(render *r, const value *name, const node *n, value *out) {
     return 0;
 }
 
-const value *jinja_macro_name(const jinja_macro *m) { return &m->name; }
+const value *jinja_macro_name(const jinja_macro *m) {
+    return &m->name;
+}
 
 int jinja_macro_attribute(render *r, const jinja_macro *m, const value *name, value *out) {
     if (text_equals(name, "name")) *out = m->name;
@@ -386,7 +391,8 @@ static const value *take_keyword(const call_arguments *a, const value *name, boo
     return NULL;
 }
 
-/* Binds parameters: positional, keyword, default, undefined, in the scope of the macro, where defaults see those before them. */
+/* Binds parameters: positional, keyword, default, undefined, in the scope of the macro, where defaults see those before them.
+ */
 static int bind_parameters(render *r, const jinja_macro *m, const call_arguments *a, bool *used, bool *found_caller) {
     const node_list *parameters = &m->node->list, *defaults = &m->node->defaults;
     value *given;
@@ -409,7 +415,8 @@ static int bind_parameters(render *r, const jinja_macro *m, const call_arguments
         if (i >= first_default)
             TRY(eval(r, defaults->items[i - first_default], &given[i]));
         else
-            TRY(value_undefined_hint(r, &given[i], "parameter '%.*s' was not provided", (int)name->name.n_bytes, name->name.text));
+            TRY(value_undefined_hint(r, &given[i], "parameter '%.*s' was not provided", (int)name->name.n_bytes,
+                                     name->name.text));
         TRY(scope_set(r, r->scope, name, &given[i]));
     }
     return 0;
@@ -496,7 +503,9 @@ int jinja_block_call(render *r, const jinja_block *b, value *out) {
     return 0;
 }
 
-static int exec_generation(render *r, const node *n) { return exec_scoped(r, &n->body, r->scope); }
+static int exec_generation(render *r, const node *n) {
+    return exec_scoped(r, &n->body, r->scope);
+}
 
 static int exec_break(render *r, const node *n) {
     (void)r, (void)n;
@@ -509,14 +518,27 @@ static int exec_continue(render *r, const node *n) {
 }
 
 static int exec_loader(render *r, const node *n) {
-    RAISE(r, "'%.*s' is not available: a chat template cannot load other templates", (int)n->constant.n_bytes, n->constant.text);
+    RAISE(r, "'%.*s' is not available: a chat template cannot load other templates", (int)n->constant.n_bytes,
+          n->constant.text);
 }
 
 static int (*const executors[])(render *r, const node *n) = {
-    [N_DATA] = exec_data, [N_PRINT] = exec_print, [N_IF] = exec_if, [N_FOR] = exec_for, [N_SET] = exec_set,
-    [N_SET_BLOCK] = exec_set_block, [N_MACRO] = exec_macro, [N_CALL_BLOCK] = exec_call_block,
-    [N_FILTER_BLOCK] = exec_filter_block, [N_WITH] = exec_with, [N_AUTOESCAPE] = exec_autoescape, [N_BLOCK] = exec_block,
-    [N_GENERATION] = exec_generation, [N_BREAK] = exec_break, [N_CONTINUE] = exec_continue, [N_LOADER] = exec_loader,
+    [N_DATA] = exec_data,
+    [N_PRINT] = exec_print,
+    [N_IF] = exec_if,
+    [N_FOR] = exec_for,
+    [N_SET] = exec_set,
+    [N_SET_BLOCK] = exec_set_block,
+    [N_MACRO] = exec_macro,
+    [N_CALL_BLOCK] = exec_call_block,
+    [N_FILTER_BLOCK] = exec_filter_block,
+    [N_WITH] = exec_with,
+    [N_AUTOESCAPE] = exec_autoescape,
+    [N_BLOCK] = exec_block,
+    [N_GENERATION] = exec_generation,
+    [N_BREAK] = exec_break,
+    [N_CONTINUE] = exec_continue,
+    [N_LOADER] = exec_loader,
 };
 
 static int exec(render *r, const node *n) {

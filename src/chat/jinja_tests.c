@@ -4,14 +4,16 @@
 
 #define TEST(name) static int name(render *r, const value *self, const value *argv, const call_arguments *all, value *out)
 #define UNUSED_ALL (void)r, (void)self, (void)argv, (void)all, (void)out
-#define SIMPLE_TEST(name, condition)                                                                                             \
-    TEST(name) {                                                                                                                 \
-        UNUSED_ALL;                                                                                                              \
-        *out = value_bool(condition);                                                                                            \
-        return 0;                                                                                                                \
+#define SIMPLE_TEST(name, condition)                                                                                           \
+    TEST(name) {                                                                                                               \
+        UNUSED_ALL;                                                                                                            \
+        *out = value_bool(condition);                                                                                          \
+        return 0;                                                                                                              \
     }
 
-static bool is_integer(const value *v) { return v->type == V_INT || (v->type == V_FLOAT && (v->flags & VALUE_INTEGRAL)); }
+static bool is_integer(const value *v) {
+    return v->type == V_INT || (v->type == V_FLOAT && (v->flags & VALUE_INTEGRAL));
+}
 static bool is_callable(const value *v) {
     return v->type == V_MACRO || v->type == V_METHOD || v->type == V_FUNCTION || v->type == V_LOOP || v->type == V_JOINER ||
            v->type == V_BLOCK || v->type == V_UNDEFINED;
@@ -46,8 +48,14 @@ static int remainder_is(render *r, const value *v, int64_t divisor, int64_t want
     return 0;
 }
 
-TEST(test_odd) { UNUSED_ALL; return remainder_is(r, self, 2, 1, out); }
-TEST(test_even) { UNUSED_ALL; return remainder_is(r, self, 2, 0, out); }
+TEST(test_odd) {
+    UNUSED_ALL;
+    return remainder_is(r, self, 2, 1, out);
+}
+TEST(test_even) {
+    UNUSED_ALL;
+    return remainder_is(r, self, 2, 0, out);
+}
 
 TEST(test_divisibleby) {
     value remainder, zero = value_int(0);
@@ -66,8 +74,14 @@ static int text_class_is(render *r, const value *v, text_class c, value *out) {
     return render_charge(r, text.n_bytes / 4);
 }
 
-TEST(test_lower) { UNUSED_ALL; return text_class_is(r, self, CLASS_LOWER, out); }
-TEST(test_upper) { UNUSED_ALL; return text_class_is(r, self, CLASS_UPPER, out); }
+TEST(test_lower) {
+    UNUSED_ALL;
+    return text_class_is(r, self, CLASS_LOWER, out);
+}
+TEST(test_upper) {
+    UNUSED_ALL;
+    return text_class_is(r, self, CLASS_UPPER, out);
+}
 
 SIMPLE_TEST(test_filter, is_string(self) && filter_find(self->text, self->n_bytes))
 SIMPLE_TEST(test_test, is_string(self) && test_find(self->text, self->n_bytes))
@@ -106,13 +120,13 @@ TEST(test_ne) {
     return 0;
 }
 
-#define ORDER_TEST(name, op, condition)                                                                                          \
-    TEST(name) {                                                                                                                 \
-        int order;                                                                                                               \
-        UNUSED_ALL;                                                                                                              \
-        TRY(value_order(r, self, &argv[0], op, &order));                                                                         \
-        *out = value_bool(order != 2 && (condition));                                                                            \
-        return 0;                                                                                                                \
+#define ORDER_TEST(name, op, condition)                                                                                        \
+    TEST(name) {                                                                                                               \
+        int order;                                                                                                             \
+        UNUSED_ALL;                                                                                                            \
+        TRY(value_order(r, self, &argv[0], op, &order));                                                                       \
+        *out = value_bool(order != 2 && (condition));                                                                          \
+        return 0;                                                                                                              \
     }
 ORDER_TEST(test_gt, ">", order > 0)
 ORDER_TEST(test_ge, ">=", order >= 0)
@@ -120,22 +134,23 @@ ORDER_TEST(test_lt, "<", order < 0)
 ORDER_TEST(test_le, "<=", order <= 0)
 
 static const jinja_builtin rows[] = {
-    {"defined", test_defined, "", 0}, {"undefined", test_undefined, "", 0}, {"none", test_none, "", 0},
-    {"boolean", test_boolean, "", 0}, {"true", test_true, "", 0}, {"false", test_false, "", 0},
-    {"integer", test_integer, "", 0}, {"float", test_float, "", 0}, {"number", test_number, "", 0},
-    {"string", test_string, "", 0}, {"mapping", test_mapping, "", 0}, {"sequence", test_sequence, "", 0},
-    {"iterable", test_iterable, "", 0}, {"callable", test_callable, "", 0}, {"escaped", test_escaped, "", 0},
-    {"odd", test_odd, "", 0}, {"even", test_even, "", 0}, {"divisibleby", test_divisibleby, "num", 1},
-    {"lower", test_lower, "", 0}, {"upper", test_upper, "", 0}, {"filter", test_filter, "", 0}, {"test", test_test, "", 0},
-    {"sameas", test_sameas, "other", 1}, {"in", test_in, "seq", 1},
-    {"==", test_eq, "other", 1}, {"eq", test_eq, "other", 1}, {"equalto", test_eq, "other", 1},
-    {"!=", test_ne, "other", 1}, {"ne", test_ne, "other", 1},
-    {">", test_gt, "other", 1}, {"gt", test_gt, "other", 1}, {"greaterthan", test_gt, "other", 1},
-    {">=", test_ge, "other", 1}, {"ge", test_ge, "other", 1},
-    {"<", test_lt, "other", 1}, {"lt", test_lt, "other", 1}, {"lessthan", test_lt, "other", 1},
-    {"<=", test_le, "other", 1}, {"le", test_le, "other", 1},
+    {"defined", test_defined, "", 0},   {"undefined", test_undefined, "", 0}, {"none", test_none, "", 0},
+    {"boolean", test_boolean, "", 0},   {"true", test_true, "", 0},           {"false", test_false, "", 0},
+    {"integer", test_integer, "", 0},   {"float", test_float, "", 0},         {"number", test_number, "", 0},
+    {"string", test_string, "", 0},     {"mapping", test_mapping, "", 0},     {"sequence", test_sequence, "", 0},
+    {"iterable", test_iterable, "", 0}, {"callable", test_callable, "", 0},   {"escaped", test_escaped, "", 0},
+    {"odd", test_odd, "", 0},           {"even", test_even, "", 0},           {"divisibleby", test_divisibleby, "num", 1},
+    {"lower", test_lower, "", 0},       {"upper", test_upper, "", 0},         {"filter", test_filter, "", 0},
+    {"test", test_test, "", 0},         {"sameas", test_sameas, "other", 1},  {"in", test_in, "seq", 1},
+    {"==", test_eq, "other", 1},        {"eq", test_eq, "other", 1},          {"equalto", test_eq, "other", 1},
+    {"!=", test_ne, "other", 1},        {"ne", test_ne, "other", 1},          {">", test_gt, "other", 1},
+    {"gt", test_gt, "other", 1},        {"greaterthan", test_gt, "other", 1}, {">=", test_ge, "other", 1},
+    {"ge", test_ge, "other", 1},        {"<", test_lt, "other", 1},           {"lt", test_lt, "other", 1},
+    {"lessthan", test_lt, "other", 1},  {"<=", test_le, "other", 1},          {"le", test_le, "other", 1},
 };
 
 static const builtin_table table = {rows, sizeof rows / sizeof rows[0]};
 
-const jinja_builtin *test_find(const char *name, size_t n_bytes) { return n_bytes ? builtin_find(&table, name, n_bytes) : NULL; }
+const jinja_builtin *test_find(const char *name, size_t n_bytes) {
+    return n_bytes ? builtin_find(&table, name, n_bytes) : NULL;
+}

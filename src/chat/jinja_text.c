@@ -12,7 +12,9 @@ bool text_is_space(uint32_t c) {
            c == 0x205F || c == 0x3000;
 }
 
-static int category(uint32_t c) { return utf8proc_category((utf8proc_int32_t)c); }
+static int category(uint32_t c) {
+    return utf8proc_category((utf8proc_int32_t)c);
+}
 
 static bool is_letter(uint32_t c) {
     int k = category(c);
@@ -21,10 +23,10 @@ static bool is_letter(uint32_t c) {
 
 /* Digits that are no decimal digits by category: superscripts, circled and the like (Numeric_Type=Digit). */
 static bool is_digit(uint32_t c) {
-    return category(c) == UTF8PROC_CATEGORY_ND || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 || (c >= 0x2074 && c <= 0x2079) ||
-           (c >= 0x2080 && c <= 0x2089) || (c >= 0x2460 && c <= 0x2468) || (c >= 0x2474 && c <= 0x247C) || (c >= 0x2488 && c <= 0x2490) ||
-           c == 0x24EA || (c >= 0x24F5 && c <= 0x24FD) || c == 0x24FF || (c >= 0x2776 && c <= 0x277E) ||
-           (c >= 0x2780 && c <= 0x2788) || (c >= 0x278A && c <= 0x2792);
+    return category(c) == UTF8PROC_CATEGORY_ND || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 ||
+           (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089) || (c >= 0x2460 && c <= 0x2468) ||
+           (c >= 0x2474 && c <= 0x247C) || (c >= 0x2488 && c <= 0x2490) || c == 0x24EA || (c >= 0x24F5 && c <= 0x24FD) ||
+           c == 0x24FF || (c >= 0x2776 && c <= 0x277E) || (c >= 0x2780 && c <= 0x2788) || (c >= 0x278A && c <= 0x2792);
 }
 
 static bool is_numeric(uint32_t c) {
@@ -159,16 +161,29 @@ static uint32_t iota_capital(uint32_t c) {
         return base[(c - 0x1F80) / 16] + (c & 7);
     }
     switch (c) {
-    case 0x1FB2: return 0x1FBA;
-    case 0x1FB3: case 0x1FBC: return 0x0391;
-    case 0x1FB4: return 0x0386;
-    case 0x1FC2: return 0x1FCA;
-    case 0x1FC3: case 0x1FCC: return 0x0397;
-    case 0x1FC4: return 0x0389;
-    case 0x1FF2: return 0x1FFA;
-    case 0x1FF3: case 0x1FFC: return 0x03A9;
-    case 0x1FF4: return 0x038F;
-    default: return 0;
+    case 0x1FB2:
+        return 0x1FBA;
+    case 0x1FB3:
+    case 0x1FBC:
+        return 0x0391;
+    case 0x1FB4:
+        return 0x0386;
+    case 0x1FC2:
+        return 0x1FCA;
+    case 0x1FC3:
+    case 0x1FCC:
+        return 0x0397;
+    case 0x1FC4:
+        return 0x0389;
+    case 0x1FF2:
+        return 0x1FFA;
+    case 0x1FF3:
+    case 0x1FFC:
+        return 0x03A9;
+    case 0x1FF4:
+        return 0x038F;
+    default:
+        return 0;
     }
 }
 
@@ -258,15 +273,24 @@ void text_map_case(text_sink *s, const char *text, size_t n_bytes, text_case to)
 
 static bool in_class(uint32_t c, text_class k) {
     switch (k) {
-    case CLASS_ALPHA: return is_letter(c);
-    case CLASS_DIGIT: return is_digit(c);
-    case CLASS_DECIMAL: return category(c) == UTF8PROC_CATEGORY_ND;
-    case CLASS_NUMERIC: return is_numeric(c);
-    case CLASS_ALNUM: return is_letter(c) || is_numeric(c);
-    case CLASS_SPACE: return text_is_space(c);
-    case CLASS_ASCII: return c < 0x80;
-    case CLASS_PRINTABLE: return text_is_printable(c);
-    default: return false;
+    case CLASS_ALPHA:
+        return is_letter(c);
+    case CLASS_DIGIT:
+        return is_digit(c);
+    case CLASS_DECIMAL:
+        return category(c) == UTF8PROC_CATEGORY_ND;
+    case CLASS_NUMERIC:
+        return is_numeric(c);
+    case CLASS_ALNUM:
+        return is_letter(c) || is_numeric(c);
+    case CLASS_SPACE:
+        return text_is_space(c);
+    case CLASS_ASCII:
+        return c < 0x80;
+    case CLASS_PRINTABLE:
+        return text_is_printable(c);
+    default:
+        return false;
     }
 }
 

@@ -72,9 +72,13 @@ void sink_append(text_sink *s, const char *text, size_t n_bytes) {
     s->n += n_bytes;
 }
 
-void sink_puts(text_sink *s, const char *text) { sink_append(s, text, strlen(text)); }
+void sink_puts(text_sink *s, const char *text) {
+    sink_append(s, text, strlen(text));
+}
 
-void sink_putc(text_sink *s, char c) { sink_append(s, &c, 1); }
+void sink_putc(text_sink *s, char c) {
+    sink_append(s, &c, 1);
+}
 
 void sink_code_point(text_sink *s, uint32_t code_point) {
     char encoded[4];
@@ -109,7 +113,9 @@ int sink_finish(text_sink *s, value *out) {
 
 /* ---- texts ---- */
 
-value value_literal(const char *text) { return value_text(text, strlen(text)); }
+value value_literal(const char *text) {
+    return value_text(text, strlen(text));
+}
 
 int value_copy_text(render *r, const char *text, size_t n, value *out) {
     text_sink s = SINK(r);
@@ -220,7 +226,9 @@ static uint64_t mix(uint64_t x) {
 int value_hash(render *r, const value *v, uint64_t *out) {
     int64_t i;
     switch (v->type) {
-    case V_STRING: *out = text_hash(v->text, v->n_bytes); return 0;
+    case V_STRING:
+        *out = text_hash(v->text, v->n_bytes);
+        return 0;
     case V_FLOAT:
         i = v->real >= -9e18 && v->real <= 9e18 ? (int64_t)v->real : 0;
         if ((double)i == v->real)
@@ -229,7 +237,8 @@ int value_hash(render *r, const value *v, uint64_t *out) {
             memcpy(out, &v->real, sizeof *out);
         return 0;
     case V_LIST:
-    case V_DICT: RAISE(r, "unhashable type: '%s'", value_type_name(v));
+    case V_DICT:
+        RAISE(r, "unhashable type: '%s'", value_type_name(v));
     case V_TUPLE: {
         uint64_t h = 7, item;
         TRY(render_enter(r));
@@ -302,7 +311,8 @@ value *dict_find_text(const value_dict *d, const char *text, size_t n_bytes) {
     if (d->slots == NULL) {
         for (size_t i = 0; i < d->n; i++) {
             const value *key = &d->entries[i].key;
-            if (d->entries[i].hash == hash && key->type == V_STRING && key->n_bytes == n_bytes && memcmp(key->text, text, n_bytes) == 0)
+            if (d->entries[i].hash == hash && key->type == V_STRING && key->n_bytes == n_bytes &&
+                memcmp(key->text, text, n_bytes) == 0)
                 return &d->entries[i].item;
         }
         return NULL;

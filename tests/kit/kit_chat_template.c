@@ -29,7 +29,9 @@ static void run_line(kit_report *r, const char *dir, const char *line) {
     json_decref(item);
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+static int by_name(const struct dirent **a, const struct dirent **b) {
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
 
 void kit_run_chat_template(kit_report *r, const char *dir) {
     struct dirent **entries;
@@ -38,7 +40,8 @@ void kit_run_chat_template(kit_report *r, const char *dir) {
         size_t n;
         char *save = NULL, *data = NULL;
         if (strstr(entries[i]->d_name, ".jsonl")) data = kit_read_file(kit_path(dir, "cases/%s", entries[i]->d_name), &n);
-        for (char *line = data ? strtok_r(data, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) run_line(r, dir, line);
+        for (char *line = data ? strtok_r(data, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save))
+            run_line(r, dir, line);
         free(data);
         free(entries[i]);
     }

@@ -81,7 +81,8 @@ void kit_run_jinja_core(kit_report *r, const char *dir) {
         if (source == NULL)
             kit_fail(r, "a line is no case: %s", e.text);
         else
-            kit_jinja_case(r, json_string_value(json_object_get(item, "name")), json_string_value(source), json_string_length(source), item);
+            kit_jinja_case(r, json_string_value(json_object_get(item, "name")), json_string_value(source),
+                           json_string_length(source), item);
         json_decref(item);
     }
     free(data);

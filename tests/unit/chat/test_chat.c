@@ -12,8 +12,8 @@
 #include "chat/builtin.h"
 #include "weir/weir.h"
 
-#define CONVERSATION                                                                                                             \
-    "{\"messages\":[{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":\"Hi\"},"                      \
+#define CONVERSATION                                                                                                           \
+    "{\"messages\":[{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":\"Hi\"},"                   \
     "{\"role\":\"assistant\",\"content\":\"Hello\"},{\"role\":\"user\",\"content\":\"Bye\"}],\"add_generation_prompt\":true}"
 
 static char *render(const char *source, const char *json) {
@@ -31,7 +31,8 @@ static char *render(const char *source, const char *json) {
 
 static void test_special_tokens(void **state) {
     (void)state;
-    char *own = render("{{ bos_token }}{{ eos_token }}", "{}"), *given = render("{{ bos_token }}{{ eos_token }}", "{\"bos_token\":\"B\"}");
+    char *own = render("{{ bos_token }}{{ eos_token }}", "{}"),
+         *given = render("{{ bos_token }}{{ eos_token }}", "{\"bos_token\":\"B\"}");
     assert_string_equal(own, "<s></s>");
     assert_string_equal(given, "B</s>");
     free(own), free(given);
@@ -63,16 +64,19 @@ static void test_builtin_formats(void **state) {
     static const struct {
         const char *name, *text;
     } rows[] = {
-        {"chatml", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
-                   "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"},
+        {"chatml",
+         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
+         "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"},
         {"gemma", "<s><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\nHello<end_of_turn>\n"
                   "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n"},
         {"llama2", "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello </s><s>[INST] Bye [/INST]"},
-        {"llama3", "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi"
-                   "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>user<|end_header_id|>"
-                   "\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
+        {"llama3",
+         "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi"
+         "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>user<|end_header_id|>"
+         "\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
         {"mistral", "<s>[INST] Hi [/INST] Hello</s>[INST] Be brief.\n\nBye [/INST]"},
-        {"phi3", "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHello<|end|>\n<|user|>\nBye<|end|>\n<|assistant|>\n"},
+        {"phi3", "<|system|>\nBe "
+                 "brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHello<|end|>\n<|user|>\nBye<|end|>\n<|assistant|>\n"},
         {"zephyr", "<|system|>\nBe brief.</s>\n<|user|>\nHi</s>\n<|assistant|>\nHello</s>\n<|user|>\nBye</s>\n<|assistant|>\n"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -118,7 +122,7 @@ static void test_speed(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_special_tokens), cmocka_unit_test(test_failures), cmocka_unit_test(test_builtin_formats),
-        cmocka_unit_test(test_builtin_names), cmocka_unit_test(test_speed),
+        cmocka_unit_test(test_builtin_names),  cmocka_unit_test(test_speed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

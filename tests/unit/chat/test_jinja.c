@@ -61,8 +61,8 @@ static void test_reference(void **state) {
                              : text == NULL && (c->failure == WEIR_E_FORMAT) == (e.code == WEIR_E_FORMAT) && e.message[0];
         if (!right) {
             n_wrong++;
-            print_error("%s\n    expected %s\n    got      %s%s\n", c->source, c->text ? c->text : "a failure", text ? text : e.message,
-                        text ? "" : " (failure)");
+            print_error("%s\n    expected %s\n    got      %s%s\n", c->source, c->text ? c->text : "a failure",
+                        text ? text : e.message, text ? "" : " (failure)");
         }
         free(text);
     }
@@ -99,12 +99,14 @@ static void test_integers_and_floats(void **state) {
     (void)state;
     assert_renders("{{ a }} {{ b }} {{ c }} {{ a + 1 }} {{ [a, b] | tojson }}", "{\"a\":9007199254740993,\"b\":2.0,\"c\":-0.0}",
                    "9007199254740993 2.0 -0.0 9007199254740994 [9007199254740993, 2.0]");
-    assert_renders("{{ 9223372036854775807 + 1 }} {{ 2 ** 100 // 2 ** 99 }} {{ 5e-324 }}", "{}", "9223372036854775808 2 5e-324");
+    assert_renders("{{ 9223372036854775807 + 1 }} {{ 2 ** 100 // 2 ** 99 }} {{ 5e-324 }}", "{}",
+                   "9223372036854775808 2 5e-324");
 }
 
 static void test_changing_collections(void **state) {
     (void)state;
-    assert_renders("{% set l = [1] %}{% set _ = l.append(2) %}{{ l }}{{ l.pop() }}{{ l }}{{ l.append is defined }}", "{}", "[1, 2]2[1]False");
+    assert_renders("{% set l = [1] %}{% set _ = l.append(2) %}{{ l }}{{ l.pop() }}{{ l }}{{ l.append is defined }}", "{}",
+                   "[1, 2]2[1]False");
     assert_renders("{% set _ = d.update({'c': 3}) %}{{ d }}{{ d.pop('a') }}{{ d }}", "{\"a\":0,\"d\":{\"a\":1,\"b\":2}}",
                    "{'a': 1, 'b': 2, 'c': 3}1{'b': 2, 'c': 3}");
     assert_renders("{{ '[1, {\"a\": null}]' | from_json }}", "{}", "[1, {'a': None}]");
@@ -151,7 +153,8 @@ static void test_work_is_bounded(void **state) {
     assert_limited("{{ [1] | tojson(indent=100000000000) }}", "{}");
 }
 
-static char *repeated(const char *before, const char *open, size_t n, const char *middle, const char *close, const char *after) {
+static char *repeated(const char *before, const char *open, size_t n, const char *middle, const char *close,
+                      const char *after) {
     buf b = BUF_INIT;
     buf_puts(&b, before);
     for (size_t i = 0; i < n; i++) buf_puts(&b, open);
@@ -166,9 +169,10 @@ static void test_depth_is_bounded(void **state) {
     static const struct {
         const char *open, *middle, *close;
     } nests[] = {
-        {"(", "1", ")"}, {"[", "", "]"}, {"{1:", "2", "}"}, {"-", "1", ""}, {"not ", "1", ""}, {"1 if ", "1", " else 2"},
-        {"a[", "1", "]"}, {"f(", "1", ")"}, {"1 is eq(", "1", ")"}, {"", "1", " + 1"}, {"", "1", "|abs"}, {"", "a", ".b"},
-        {"", "a", "(1)"}, {"", "1", " or 1"}, {"1 ** ", "1", ""}, {"1 < 2 == ", "1", ""},
+        {"(", "1", ")"},           {"[", "", "]"},   {"{1:", "2", "}"}, {"-", "1", ""},         {"not ", "1", ""},
+        {"1 if ", "1", " else 2"}, {"a[", "1", "]"}, {"f(", "1", ")"},  {"1 is eq(", "1", ")"}, {"", "1", " + 1"},
+        {"", "1", "|abs"},         {"", "a", ".b"},  {"", "a", "(1)"},  {"", "1", " or 1"},     {"1 ** ", "1", ""},
+        {"1 < 2 == ", "1", ""},
     };
     for (size_t i = 0; i < sizeof nests / sizeof nests[0]; i++) {
         char *source = repeated("{{ ", nests[i].open, 20000, nests[i].middle, nests[i].close, " }}");
@@ -203,12 +207,14 @@ static void test_deep_json(void **state) {
 /* ---- threads ---- */
 
 static void *render_many(void *arg) {
-    static const char json[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"},{\"role\":\"assistant\",\"content\":\"hi\"}]}";
+    static const char json[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"},{\"role\":\"assistant\",\"content\":\"hi\"}]}";
     size_t n_wrong = 0;
     for (int i = 0; i < 200; i++) {
         char *text;
         weir_error e;
-        if (jinja_render(arg, json, sizeof json - 1, NULL, 0, NULL, &text, NULL, &e) < 0 || strcmp(text, "USER: hello|ASSISTANT: hi|3") != 0)
+        if (jinja_render(arg, json, sizeof json - 1, NULL, 0, NULL, &text, NULL, &e) < 0 ||
+            strcmp(text, "USER: hello|ASSISTANT: hi|3") != 0)
             n_wrong++;
         free(text);
     }
@@ -217,8 +223,9 @@ static void *render_many(void *arg) {
 
 static void test_threads_share_a_template(void **state) {
     (void)state;
-    static const char source[] = "{% macro turn(m) %}{{ m.role | upper }}: {{ m.content }}|{% endmacro %}"
-                                 "{% set ns = namespace(n=1) %}{% for m in messages %}{{ turn(m) }}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}";
+    static const char source[] =
+        "{% macro turn(m) %}{{ m.role | upper }}: {{ m.content }}|{% endmacro %}"
+        "{% set ns = namespace(n=1) %}{% for m in messages %}{{ turn(m) }}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}";
     jinja_template *t;
     weir_error e;
     pthread_t threads[8];
@@ -244,9 +251,10 @@ static void test_long_conversation(void **state) {
         buf_puts(&json, "\"}");
     }
     buf_puts(&json, "]}");
-    char *text = render("{% set ns = namespace(all='') %}{% for m in messages %}{% set ns.all = ns.all ~ m.content ~ '\\n' %}{% endfor %}"
-                        "{{ ns.all | length }}",
-                        json.data, &e);
+    char *text = render(
+        "{% set ns = namespace(all='') %}{% for m in messages %}{% set ns.all = ns.all ~ m.content ~ '\\n' %}{% endfor %}"
+        "{{ ns.all | length }}",
+        json.data, &e);
     if (text == NULL) fail_msg("%s", e.message);
     assert_string_equal(text, "6005000");
     free(text);
@@ -255,11 +263,16 @@ static void test_long_conversation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference),       cmocka_unit_test(test_syntax_error_positions),
-        cmocka_unit_test(test_render_errors),   cmocka_unit_test(test_integers_and_floats),
-        cmocka_unit_test(test_changing_collections), cmocka_unit_test(test_fixed_time),
-        cmocka_unit_test(test_work_is_bounded), cmocka_unit_test(test_depth_is_bounded),
-        cmocka_unit_test(test_deep_json),       cmocka_unit_test(test_threads_share_a_template),
+        cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_syntax_error_positions),
+        cmocka_unit_test(test_render_errors),
+        cmocka_unit_test(test_integers_and_floats),
+        cmocka_unit_test(test_changing_collections),
+        cmocka_unit_test(test_fixed_time),
+        cmocka_unit_test(test_work_is_bounded),
+        cmocka_unit_test(test_depth_is_bounded),
+        cmocka_unit_test(test_deep_json),
+        cmocka_unit_test(test_threads_share_a_template),
         cmocka_unit_test(test_long_conversation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
