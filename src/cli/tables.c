@@ -7,14 +7,6 @@
 #define GROUP(heading, table) ((option_group){.title = (heading), .rows = (table), .n_rows = sizeof(table) / sizeof(table)[0]})
 #define LIMIT 2147483647
 
-#ifdef WEIR_WITHOUT_SERVER
-#define COMMAND_WORKER NULL
-#define COMMAND_WORKER_VARIANT NULL
-#else
-#define COMMAND_WORKER command_worker
-#define COMMAND_WORKER_VARIANT command_worker_variant
-#endif
-
 static const option model_rows[] = {
     {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file, or the first part of a split one"},
     {"threads", NULL, "t", OPTION_INTEGER, MEMBER(threads), "N", "0",
@@ -176,14 +168,12 @@ static const option worker_variant_rows[] = {
 static const option_group worker_variant_group = GROUP("Device", worker_variant_rows);
 
 const command tables_commands[] = {
-#ifndef WEIR_WITHOUT_SERVER
     {"serve",
      "Serves a model over HTTP.",
      NULL,
      NULL,
      {&model_group, &engine_group, &server_group, &chat_group, &log_group},
      command_serve},
-#endif
     {"run",
      "Answers one question, or chats on a terminal; the answer is streamed.",
      "[QUESTION...]",
@@ -205,14 +195,12 @@ const command tables_commands[] = {
      NULL,
      {&perplexity_group, &model_group},
      command_perplexity},
-#ifndef WEIR_WITHOUT_SERVER
     {"selftest",
      "Runs a worker against the wire contract and measures its success criteria.",
      NULL,
      NULL,
      {&selftest_group, &model_group},
      command_selftest},
-#endif
 };
 const size_t tables_n_commands = sizeof tables_commands / sizeof tables_commands[0];
 
@@ -222,7 +210,7 @@ const command tables_worker = {
     NULL,
     "LLORCH_API_TOKEN holds the bearer token without --local-mode; LLORCH_LOG_FORMAT=json makes the log lines JSON.",
     {&worker_group, &worker_main_group},
-    COMMAND_WORKER,
+    command_worker,
     .strict = true};
 
 const command tables_worker_variant = {"llm-worker-rbee-VARIANT",
@@ -230,5 +218,5 @@ const command tables_worker_variant = {"llm-worker-rbee-VARIANT",
                                        NULL,
                                        "LLORCH_API_TOKEN, if not empty, holds the bearer token. Log lines are JSON.",
                                        {&worker_group, &worker_variant_group},
-                                       COMMAND_WORKER_VARIANT,
+                                       command_worker_variant,
                                        .strict = true};

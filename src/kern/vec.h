@@ -10,7 +10,12 @@
 
 #include "quant/quant.h"
 
+/* The vector levels need everything in registers; the plain C level would only grow (its compile time with sanitizers, too). */
+#if defined(KERN_AVX512) || defined(KERN_AVX2)
 #define VEC_INLINE static inline __attribute__((always_inline))
+#else
+#define VEC_INLINE static inline
+#endif
 
 #if defined(KERN_AVX512)
 #include <immintrin.h>
