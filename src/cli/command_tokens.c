@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/inspect.h"
+#include "model/model.h"
 
 int command_inspect(const settings *s) {
     const char *path = s->n_arguments ? s->arguments[0] : s->model;
@@ -15,7 +16,21 @@ int command_inspect(const settings *s) {
     buf out = BUF_INIT;
     inspect_options options = {.json = s->json, .tensors = s->tensors, .full = s->full};
     int result = gguf_open(&g, path, &err);
-    if (result >= 0) result = inspect_render(g, &options, &out, &err);
+    model_memory needed = {0};
+    weir_error problem = {0};
+    char reason[sizeof problem.place + sizeof problem.message + 2];
+    inspect_memory memory = {0};
+    if (result >= 0) {
+        if (model_memory_needed(g, &needed, &problem) < 0) {
+            snprintf(reason, sizeof reason, "%s: %s", problem.place, problem.message);
+            memory.problem = reason;
+        }
+        memory.weights_bytes = needed.weights_bytes;
+        memory.kv_token_bytes = needed.kv_token_bytes;
+        memory.n_ctx_train = needed.n_ctx_train;
+        options.memory = &memory;
+        result = inspect_render(g, &options, &out, &err);
+    }
     int code = result < 0 ? command_failed(&err) : command_write(out.data, out.n_bytes);
     buf_free(&out);
     gguf_close(&g);

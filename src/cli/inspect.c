@@ -225,6 +225,23 @@ static void put_tensors(buf *out, const gguf *g) {
     }
 }
 
+static void put_memory(buf *out, const inspect_memory *m) {
+    buf_puts(out, "\nMemory to run it\n");
+    if (m->problem) {
+        buf_puts(out, "  cannot be run: ");
+        put_printable(out, (gguf_string){m->problem, strlen(m->problem)}, 0);
+        buf_putc(out, '\n');
+        return;
+    }
+    buf_puts(out, "  packed weights            ");
+    put_size(out, m->weights_bytes);
+    buf_puts(out, "\n  KV cache for each token   ");
+    put_size(out, m->kv_token_bytes);
+    buf_printf(out, "\n  one context of %-10d ", m->n_ctx_train);
+    put_size(out, m->kv_token_bytes * (uint64_t)m->n_ctx_train);
+    buf_putc(out, '\n');
+}
+
 static void render_text(const gguf *g, const inspect_options *options, const totals *sum, buf *out) {
     const char *path = gguf_path(g);
     put_printable(out, (gguf_string){path, strlen(path)}, 0);
@@ -234,6 +251,7 @@ static void render_text(const gguf *g, const inspect_options *options, const tot
     buf_printf(out, ", %zu keys, %zu tensors, %" PRIu64 " values\n", gguf_n_key_values(g), gguf_n_tensors(g), sum->n_values);
     put_metadata(out, g, options->full);
     put_types(out, sum, gguf_n_tensors(g));
+    if (options->memory) put_memory(out, options->memory);
     if (options->tensors) put_tensors(out, g);
 }
 
@@ -296,6 +314,18 @@ static void put_json_tensors(buf *out, const gguf *g) {
     buf_putc(out, ']');
 }
 
+static void put_json_memory(buf *out, const inspect_memory *m) {
+    buf_puts(out, ",\n \"memory\": {");
+    if (m->problem) {
+        buf_puts(out, "\"problem\": ");
+        put_json_string(out, (gguf_string){m->problem, strlen(m->problem)});
+    } else {
+        buf_printf(out, "\"weights_bytes\": %" PRIu64 ", \"kv_token_bytes\": %" PRIu64 ", \"n_ctx_train\": %d", m->weights_bytes,
+                   m->kv_token_bytes, m->n_ctx_train);
+    }
+    buf_putc(out, '}');
+}
+
 static void render_json(const gguf *g, const inspect_options *options, const totals *sum, buf *out) {
     const char *path = gguf_path(g);
     buf_puts(out, "{\"file\": ");
@@ -306,6 +336,7 @@ static void render_json(const gguf *g, const inspect_options *options, const tot
                sum->n_values, sum->n_bytes);
     put_json_metadata(out, g, options->full);
     put_json_types(out, sum);
+    if (options->memory) put_json_memory(out, options->memory);
     if (options->tensors) put_json_tensors(out, g);
     buf_puts(out, "}\n");
 }

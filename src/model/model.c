@@ -18,32 +18,6 @@ static int info_string(weir_model *m, const char *key, const char *fallback, con
     return 0;
 }
 
-/* Names of general.file_type (llama.cpp's enumeration of file types), or the type of most bytes. */
-static const char *file_type_name(const gguf *g) {
-    static const struct {
-        uint32_t number;
-        const char *name;
-    } names[] = {{0, "F32"},      {1, "F16"},      {2, "Q4_0"},     {3, "Q4_1"},     {7, "Q8_0"},    {8, "Q5_0"},    {9, "Q5_1"},
-                 {10, "Q2_K"},    {11, "Q3_K_S"},  {12, "Q3_K_M"},  {13, "Q3_K_L"},  {14, "Q4_K_S"}, {15, "Q4_K_M"}, {16, "Q5_K_S"},
-                 {17, "Q5_K_M"},  {18, "Q6_K"},    {19, "IQ2_XXS"}, {20, "IQ2_XS"},  {21, "Q2_K_S"}, {22, "IQ3_XS"}, {23, "IQ3_XXS"},
-                 {24, "IQ1_S"},   {25, "IQ4_NL"},  {26, "IQ3_S"},   {27, "IQ3_M"},   {28, "IQ2_S"},  {29, "IQ2_M"},  {30, "IQ4_XS"},
-                 {31, "IQ1_M"},   {32, "BF16"},    {36, "TQ1_0"},   {37, "TQ2_0"},   {38, "MXFP4"}};
-    uint32_t number;
-    if (gguf_get_u32(g, "general.file_type", &number, NULL) > 0)
-        for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-            if (names[i].number == number) return names[i].name;
-    const char *best = "unknown";
-    uint64_t most = 0;
-    for (size_t i = 0; i < gguf_n_tensors(g); i++) {
-        const gguf_tensor *t = gguf_tensor_at(g, i);
-        if (t->n_bytes > most) {
-            most = t->n_bytes;
-            best = t->format->name;
-        }
-    }
-    return best;
-}
-
 static int fill_info(weir_model *m, const char *path, weir_error *err) {
     weir_model_info *info = &m->info;
     const char *slash = strrchr(path, '/');
@@ -54,7 +28,7 @@ static int fill_info(weir_model *m, const char *path, weir_error *err) {
     TRY(info_string(m, "general.name", base, &info->name, err));
     TRY(info_string(m, "tokenizer.chat_template", NULL, &info->chat_template, err));
     info->architecture = m->arch->name;
-    info->file_type = file_type_name(m->file);
+    info->file_type = gguf_file_type_name(m->file);
     info->cpu_level = m->ops->name;
     const model_config *c = &m->config;
     info->n_vocab = m->vocab_only ? tok_n_vocab(m->tokenizer) : c->n_vocab;
@@ -91,6 +65,18 @@ static int find_arch(weir_model *m, weir_error *err) {
     }
     FAIL(err, WEIR_E_UNSUPPORTED, "general.architecture", "architecture '%.*s' is not supported; supported: %s",
          (int)(name.n_bytes < 64 ? name.n_bytes : 64), name.text, known);
+}
+
+int model_memory_needed(gguf *g, model_memory *out, weir_error *err) {
+    weir_model m = {.file = g, .ops = kern_select()};
+    TRY(find_arch(&m, err));
+    TRY(model_config_read(&m.config, m.arch, g, err));
+    int rc = model_weights_bytes(&m, &out->weights_bytes, err);
+    arena_free(&m.strings);
+    TRY(rc);
+    out->kv_token_bytes = model_page_bytes(&m) / KERN_PAGE;
+    out->n_ctx_train = m.config.n_ctx_train;
+    return 0;
 }
 
 int weir_model_open(weir_model **out, const char *path, const weir_model_options *options, weir_error *err) {

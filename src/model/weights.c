@@ -317,7 +317,7 @@ static int bind_embeddings(loader *l) {
     FAIL_IF(embedding->dims[1] > INT32_MAX / 64, l->err, WEIR_E_FORMAT, "token_embd.weight", "%llu rows are more than a vocabulary can have",
             (unsigned long long)embedding->dims[1]);
     c->n_vocab = (int32_t)embedding->dims[1];
-    const int32_t n_tokens = tok_n_vocab(m->tokenizer);
+    const int32_t n_tokens = m->tokenizer ? tok_n_vocab(m->tokenizer) : 0;
     FAIL_IF(n_tokens > c->n_vocab, l->err, WEIR_E_FORMAT, "token_embd.weight", "%d rows for the tokeniser's %d tokens", c->n_vocab, n_tokens);
     TRY(find_tensor(l, "token_embd.weight", c->n_vocab, c->d_model, true, &m->embedding));
     if (m->arch->positions == POSITIONS_LEARNED)
@@ -451,10 +451,25 @@ static int make_alibi(weir_model *m, weir_error *err) {
     return 0;
 }
 
+static int bind_model(loader *l) {
+    weir_model *m = l->m;
+    m->layers = calloc((size_t)m->config.n_layer, sizeof *m->layers);
+    return m->layers ? bind_all(l) : error_set(l->err, WEIR_E_NOMEM, NULL, "no memory for %d layers", m->config.n_layer);
+}
+
+int model_weights_bytes(weir_model *m, uint64_t *n_bytes, weir_error *err) {
+    loader l = {.m = m, .err = err};
+    int rc = bind_model(&l);
+    *n_bytes = l.total_bytes;
+    free(l.bindings);
+    free(m->layers);
+    m->layers = NULL;
+    return rc < 0 ? rc : 0;
+}
+
 int model_load_weights(weir_model *m, const weir_model_options *options, weir_error *err) {
     loader l = {.m = m, .err = err};
-    m->layers = calloc((size_t)m->config.n_layer, sizeof *m->layers);
-    int rc = m->layers ? bind_all(&l) : error_set(err, WEIR_E_NOMEM, NULL, "no memory for %d layers", m->config.n_layer);
+    int rc = bind_model(&l);
     if (rc >= 0) rc = reserve_memory(&l);
     if (rc >= 0) gguf_will_need(m->file);
     if (rc >= 0) rc = pack_all(&l, options);

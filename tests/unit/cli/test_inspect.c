@@ -33,7 +33,7 @@ static char *render(gguf_builder *b, inspect_options options) {
 }
 
 static void assert_has(const char *text, const char *wanted) {
-    if (strstr(text, wanted) == NULL) fail_msg("\"%s\" is not in:\n%s", wanted, text);
+    if (text == NULL || strstr(text, wanted) == NULL) fail_msg("\"%s\" is not in:\n%s", wanted, text ? text : "(nothing)");
 }
 
 static void build_small(gguf_builder *b) {

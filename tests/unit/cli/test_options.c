@@ -158,6 +158,8 @@ static void help(void **state) {
 }
 
 int main(void) {
+    /* The variables that ./test sets for other tests are options here. */
+    unsetenv("WEIR_MODEL");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults), cmocka_unit_test(forms),  cmocka_unit_test(environment),
         cmocka_unit_test(refusals), cmocka_unit_test(worker), cmocka_unit_test(help),

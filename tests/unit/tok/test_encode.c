@@ -380,7 +380,7 @@ static size_t merge_simply(char symbols[][128], size_t n, const char *const *mer
         size_t best = n, best_rank = n_merges;
         for (size_t i = 0; i + 1 < n; i++) {
             char pair[260];
-            snprintf(pair, sizeof pair, "%s %s", symbols[i], symbols[i + 1]);
+            snprintf(pair, sizeof pair, "%.127s %.127s", symbols[i], symbols[i + 1]);
             for (size_t m = 0; m < best_rank; m++)
                 if (strcmp(pair, merges[m]) == 0) {
                     best = i;
