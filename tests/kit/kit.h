@@ -25,6 +25,7 @@ void kit_run_tokenizer(kit_report *r, const char *dir);
 void kit_run_jinja_core(kit_report *r, const char *dir);
 void kit_run_chat_template(kit_report *r, const char *dir);
 void kit_run_arch(kit_report *r, const char *dir);
+void kit_run_json_schema(kit_report *r, const char *dir);
 void kit_run_golden(kit_report *r, const char *dir);
 
 #endif

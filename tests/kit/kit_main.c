@@ -14,6 +14,7 @@ static const struct {
 } folders[] = {
     {"dequant", kit_run_dequant},         {"tokenizer", kit_run_tokenizer}, {"jinja_core", kit_run_jinja_core},
     {"chat_template", kit_run_chat_template}, {"arch", kit_run_arch},       {"golden", kit_run_golden},
+    {"json_schema", kit_run_json_schema},
 };
 
 void kit_pass(kit_report *r) { r->n_passed++; }
