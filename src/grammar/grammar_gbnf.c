@@ -253,7 +253,7 @@ int grammar_compile_gbnf(grammar **out, const char *text, size_t n_bytes, weir_e
     uint32_t root = NO_STATE;
     for (size_t r = 0; r < b.n_rules && b.code == 0; r++) {
         if (b.rules[r].body == NULL) grammar_fail(&b, WEIR_E_FORMAT, b.rules[r].name, "the rule is used but not defined");
-        if (strcmp(b.rules[r].name, "root") == 0) root = (uint32_t)r;
+        if (b.rules[r].name && strcmp(b.rules[r].name, "root") == 0) root = (uint32_t)r;
     }
     if (root == NO_STATE) grammar_fail(&b, WEIR_E_FORMAT, NULL, "the grammar has no rule root");
     const int code = grammar_finish(&b, root, true, out);

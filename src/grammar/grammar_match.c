@@ -134,7 +134,8 @@ static void *duplicate(const void *data, size_t n, size_t size) {
 }
 
 int grammar_matcher_copy(grammar_matcher *to, const grammar_matcher *from) {
-    *to = (grammar_matcher){.g = from->g, .n_frames = from->n_frames, .n_entries = from->n_entries, .n_buckets = from->n_buckets};
+    *to = (grammar_matcher){.g = from->g, .n_frames = from->n_frames, .n_entries = from->n_entries,
+                           .n_buckets = from->n_buckets, .collect_at = from->collect_at};
     to->frames = duplicate(from->frames, from->n_frames, sizeof *to->frames);
     to->entries = duplicate(from->entries, from->n_entries, sizeof *to->entries);
     to->buckets = duplicate(from->buckets, from->n_buckets, sizeof *to->buckets);
@@ -153,7 +154,7 @@ void grammar_matcher_drop(grammar_matcher *m, size_t n_frames) {
 
 int grammar_matcher_collect(grammar_matcher *m, grammar_items *items) {
     enum { COLLECT_FROM = 4096 };
-    if (m->n_frames < COLLECT_FROM || m->n_frames < m->frames_capacity / 2) return 0;
+    if (m->n_frames < COLLECT_FROM || m->n_frames < m->collect_at) return 0;
     uint32_t *number = calloc(m->n_frames, sizeof *number); /* first: needed or not */
     if (number == NULL) return WEIR_E_NOMEM;
     number[FRAME_BOTTOM] = number[FRAME_LOCAL] = 1;
@@ -179,6 +180,7 @@ int grammar_matcher_collect(grammar_matcher *m, grammar_items *items) {
     free(number);
     m->n_frames = n;
     m->n_entries = n_entries;
+    m->collect_at = 2 * n;
     memset(m->buckets, 0, m->n_buckets * sizeof *m->buckets);
     for (size_t i = 0; i < n; i++) {
         uint32_t *bucket = &m->buckets[m->frames[i].hash[0] & (m->n_buckets - 1)];

@@ -32,6 +32,7 @@ typedef struct grammar_matcher {
     size_t n_entries, entries_capacity;
     uint32_t *buckets; /* the newest frame of each bucket, + 1; the newest come first, so that the last made can be dropped */
     size_t n_buckets;
+    size_t collect_at; /* frames at which the next collection is worth its time; 0 = the first */
     /* Scratch of one step. */
     grammar_item *raw, *new_entries;
     size_t n_raw, raw_capacity, n_new, new_capacity;

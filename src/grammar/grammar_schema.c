@@ -450,7 +450,12 @@ static bool never_both(schema_compiler *c, const conjunction *k, unsigned types,
         const json_t *s = k->members[i].schema, *inner = json_object_get(s, "$ref");
         if (k->members[i].negated) continue;
         types &= grammar_schema_types(c, s);
-        if (lists_apart(c, s, other) || lists_apart(c, other, s)) return true;
+        if (lists_apart(c, s, other)) return true;
+        /* What k excludes is not known to be left out yet: this is what is being asked. */
+        c->positive_only = true;
+        const bool apart = lists_apart(c, other, s);
+        c->positive_only = false;
+        if (apart) return true;
         if (inner && depth < MAX_DEPTH) {
             conjunction one = {0};
             const json_t *target = grammar_schema_resolve(c, s, inner);

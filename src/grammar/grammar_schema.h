@@ -38,6 +38,7 @@ typedef struct schema_compiler {
     const json_t *root;
     compiled_conjunction *rules; /* in order of their making; those from next_rule on are not compiled yet */
     size_t n_rules, capacity, next_rule;
+    bool positive_only; /* grammar_schema_valid: leave out not and if, read oneOf as anyOf */
     const expr *string, *integer, *number, *separator, *colon; /* shared */
 } schema_compiler;
 
@@ -71,7 +72,8 @@ const expr *grammar_schema_array(schema_compiler *c, const conjunction *k);
 const fa *grammar_string_contents(schema_compiler *c, const conjunction *k);
 /* The contents that a pattern finds a match in. */
 const fa *grammar_string_pattern(schema_compiler *c, const json_t *schema, const char *pattern, size_t n_bytes);
-const expr *grammar_any_content(schema_compiler *c);
+/* One character of a string in its canonical form. */
+const expr *grammar_any_content(schema_compiler *c, bool with_nul);
 bool grammar_fa_accepts(const fa *a, const char *bytes, size_t n_bytes); /* deterministic */
 
 #endif

@@ -124,11 +124,8 @@ static void exclude_members(object_layout *o, const object_property *p, conjunct
         if (!o->k->members[i].negated) continue;
         const json_t *own = json_object_get(json_object_get(s, "properties"), p->name), *required = json_object_get(s, "required");
         if (own) grammar_schema_add(o->c, value, own, true, -1);
-        else if (json_array_size(required) == 1 && strcmp(json_string_value(json_array_get(required, 0)), p->name) == 0) {
-            static const char no[] = "false";
-            (void)no;
+        else if (json_array_size(required) == 1 && strcmp(json_string_value(json_array_get(required, 0)), p->name) == 0)
             grammar_schema_add(o->c, value, json_false(), false, -1);
-        }
     }
 }
 
@@ -226,7 +223,7 @@ static const fa *other_keys(object_layout *o, unsigned matches) {
     grammar_builder *b = c->b;
     expr_list names = {0};
     conjunction constraint = {0};
-    const fa *keys = grammar_regular(b, grammar_repeat(b, grammar_any_content(c), 0, NO_BOUND));
+    const fa *keys = grammar_regular(b, grammar_repeat(b, grammar_any_content(c, false), 0, NO_BOUND)); /* many parsers refuse NUL in keys */
     for (size_t i = 0; i < o->n; i++) {
         buf escaped = BUF_INIT;
         grammar_json_escape(&escaped, o->properties[i].name, o->properties[i].n_name);
@@ -248,7 +245,7 @@ static const fa *other_keys(object_layout *o, unsigned matches) {
         if (json_is_false(schema) || json_object_get(schema, "enum") || json_object_get(schema, "const") || !(grammar_schema_types(c, schema) & TYPE_STRING)) return NULL;
         grammar_schema_add(c, &constraint, schema, false, -1);
         const uint32_t min = grammar_schema_count(c, schema, "minLength", 0), max = grammar_schema_count(c, schema, "maxLength", NO_BOUND);
-        if (min || max != NO_BOUND) keys = grammar_intersect(b, keys, grammar_regular(b, grammar_repeat(b, grammar_any_content(c), min, max)));
+        if (min || max != NO_BOUND) keys = grammar_intersect(b, keys, grammar_regular(b, grammar_repeat(b, grammar_any_content(c, true), min, max)));
     }
     if (constraint.n) {
         const fa *allowed = grammar_string_contents(c, &constraint);

@@ -66,7 +66,8 @@ static int valid_applicators(schema_compiler *c, const json_t *schema, const jso
         if ((size_t)result != json_array_size(all)) return 0;
     }
     if (any && (result = count_valid(c, any, value, depth)) <= 0) return result;
-    if (one && (result = count_valid(c, one, value, depth)) != 1) return result < 0 ? result : 0;
+    if (one && (result = count_valid(c, one, value, depth)) != 1 && !(c->positive_only && result > 0)) return result < 0 ? result : 0;
+    if (c->positive_only) return 1;
     if (negated && (result = grammar_schema_valid(c, negated, value, depth + 1)) != 0) return result < 0 ? result : 0;
     if (condition) {
         if ((result = grammar_schema_valid(c, condition, value, depth + 1)) < 0) return result;

@@ -50,9 +50,9 @@ static const expr *format_expr(schema_compiler *c, const json_t *schema, const c
     return grammar_nothing();
 }
 
-const expr *grammar_any_content(schema_compiler *c) {
+const expr *grammar_any_content(schema_compiler *c, bool with_nul) {
     code_set all = {0};
-    grammar_set_add(c->b, &all, 0, MAX_CODE_POINT);
+    grammar_set_add(c->b, &all, with_nul ? 0 : 1, MAX_CODE_POINT);
     return grammar_code_points(c->b, &all, true);
 }
 
@@ -161,12 +161,12 @@ const fa *grammar_string_contents(schema_compiler *c, const conjunction *k) {
     bool negations = false;
     for (size_t i = 0; i < k->n; i++) negations = negations || k->members[i].negated;
     if ((contents || negations) && (l.min > 0 || l.max != NO_BOUND) && l.min <= l.max)
-        contents = narrow(c, contents, grammar_repeat(b, grammar_any_content(c), l.min, l.max));
+        contents = narrow(c, contents, grammar_repeat(b, grammar_any_content(c, true), l.min, l.max));
     for (size_t i = 0; i < k->n && b->code == 0; i++) {
         if (!k->members[i].negated) continue;
         const fa *without = contents_of(c, k->members[i].schema);
         if (without == NULL) grammar_schema_fail(c, WEIR_E_UNSUPPORTED, k->members[i].schema, "the negation (not, oneOf or if) of this schema is not supported");
-        if (contents == NULL) contents = grammar_regular(b, grammar_repeat(b, grammar_any_content(c), 0, NO_BOUND));
+        if (contents == NULL) contents = grammar_regular(b, grammar_repeat(b, grammar_any_content(c, true), 0, NO_BOUND));
         contents = grammar_subtract(b, contents, without);
     }
     b->regular = was_regular;

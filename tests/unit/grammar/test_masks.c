@@ -159,7 +159,7 @@ static void long_texts_stay_small(void **unused) {
     assert_int_equal(grammar_compile_json_schema(&g, "true", 4, &err), 0);
     assert_int_equal(grammar_state_open(&s, g, &err), 0);
     for (int i = 0; i < 100000; i++) assert_int_equal(grammar_advance(s, "[", 1, &err), 1);
-    for (int i = 0; i < 100000; i++) assert_int_equal(grammar_advance(s, "[{\"a\":1}],"+ (i == 0 ? 9 : 0), i == 0 ? 0 : 10, &err), 1);
+    for (int i = 0; i < 100000; i++) assert_int_equal(grammar_advance(s, "[{\"a\":1}],", 10, &err), 1);
     assert_int_equal(grammar_advance(s, "1", 1, &err), 1);
     for (int i = 0; i < 100000; i++) assert_int_equal(grammar_advance(s, "]", 1, &err), 1);
     assert_true(grammar_can_end(s));
