@@ -97,8 +97,9 @@ void grammar_masks_close(grammar_masks **m) {
 
 /* ---- walks -------------------------------------------------------------------------------------------------------------- */
 
-static void set_tokens(const grammar_vocab *v, uint32_t *bits, uint32_t token) {
-    for (; token != NO_TOKEN; token = v->same_as[token]) bits[token / 32] |= 1u << token % 32;
+/* Sets the tokens that end at the nodes [first, last). */
+static void set_tokens(const trie *t, uint32_t first, uint32_t last, uint32_t *bits) {
+    for (uint32_t i = t->nodes[first].tokens; i < t->nodes[last].tokens; i++) bits[t->tokens[i] / 32] |= 1u << t->tokens[i] % 32;
 }
 
 static bool note_escape(grammar_masks *m, uint32_t node, trie_kind kind) {
@@ -136,6 +137,14 @@ static int push_step(grammar_masks *m, grammar_matcher *matcher, size_t begin, s
     return m->reached.n > 0;
 }
 
+/* Whether one of the items goes on over any so many plain code points: then all tokens of the subtree are in the mask, and where
+ * they would leave the rule does not matter. */
+static bool takes_rest(const grammar_masks *m, size_t begin, uint8_t rest) {
+    for (size_t i = begin; i < m->stack.n; i++)
+        if (rest <= m->g->states[m->stack.items[i].state].freedom) return true;
+    return false;
+}
+
 static bool has_escape(const grammar_items *stack, size_t begin) {
     for (size_t i = begin; i < stack->n; i++)
         if (stack->items[i].state == STATE_ESCAPE) return true;
@@ -166,7 +175,12 @@ static int walk(grammar_masks *m, grammar_matcher *matcher, trie_kind kind, uint
         }
         m->begins[depth + 1] = m->stack.n;
         m->frames[depth] = matcher->n_frames;
-        set_tokens(m->v, bits, node->token);
+        if (takes_rest(m, m->begins[depth], node->rest)) {
+            set_tokens(&m->v->tries[kind], i, node->end, bits);
+            i = node->end;
+            continue;
+        }
+        set_tokens(&m->v->tries[kind], i, i + 1, bits);
         if (node->end > i + 1 && has_escape(&m->stack, m->begins[depth]) && !note_escape(m, i, kind)) return WEIR_E_NOMEM;
         i++;
     }

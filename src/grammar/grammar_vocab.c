@@ -30,36 +30,48 @@ static int compare_tokens(const void *a, const void *b) {
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* Sorted tokens share a prefix with the one before: the rest of their bytes are new nodes. */
-static int build_trie(grammar_vocab *v, trie *t, const sorted_token *tokens, size_t n) {
-    size_t n_nodes = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        uint32_t *path = calloc(MAX_TOKEN_BYTES + 1, sizeof *path); /* the node at each depth of the last token */
-        if (path == NULL) return WEIR_E_NOMEM;
-        n_nodes = 0;
-        uint32_t depth = 0;
-        for (size_t i = 0; i < n; i++) {
-            uint32_t shared = 0;
-            if (i)
-                while (shared < depth && shared < tokens[i].n_bytes && tokens[i].bytes[shared] == tokens[i - 1].bytes[shared]) shared++;
-            for (; depth > shared; depth--)
-                if (pass) t->nodes[path[depth]].end = (uint32_t)n_nodes;
-            while (depth < tokens[i].n_bytes) {
-                const uint8_t byte = (uint8_t)tokens[i].bytes[depth++];
-                path[depth] = (uint32_t)n_nodes;
-                if (pass) t->nodes[n_nodes] = (trie_node){0, NO_TOKEN, (uint16_t)depth, byte};
-                n_nodes++;
-            }
-            if (!pass) continue;
-            trie_node *node = &t->nodes[path[depth]];
-            v->same_as[tokens[i].id] = node->token;
-            node->token = tokens[i].id;
-        }
-        for (; depth > 0 && pass; depth--) t->nodes[path[depth]].end = (uint32_t)n_nodes;
-        free(path);
-        if (!pass && (t->nodes = malloc((n_nodes + 1) * sizeof *t->nodes)) == NULL) return WEIR_E_NOMEM;
+/* The code points that the rest of a token below a node adds to those of other tokens there. */
+static void note_rest(trie *t, const uint32_t *path, const sorted_token *token) {
+    unsigned rest = 0;
+    for (uint32_t depth = token->n_bytes; depth > 0; depth--) {
+        const bool inside = depth < token->n_bytes && ((uint8_t)token->bytes[depth] & 0xC0) == 0x80;
+        trie_node *node = &t->nodes[path[depth]];
+        if (inside) node->rest = NO_REST;
+        else if (node->rest != NO_REST && rest > node->rest) node->rest = (uint8_t)(rest < NO_REST ? rest : NO_REST);
+        rest += ((uint8_t)token->bytes[depth - 1] & 0xC0) != 0x80;
     }
-    t->n_nodes = (uint32_t)n_nodes;
+}
+
+/* Sorted tokens share a prefix with the one before: the rest of their bytes are new nodes. */
+static int build_trie(trie *t, const sorted_token *tokens, size_t n, bool plain) {
+    uint32_t *path = calloc(MAX_TOKEN_BYTES + 1, sizeof *path); /* the node at each depth of the last token */
+    size_t n_nodes = 1;
+    for (size_t i = 0; i < n; i++) n_nodes += tokens[i].n_bytes;
+    t->nodes = malloc(n_nodes * sizeof *t->nodes);
+    t->tokens = malloc((n + 1) * sizeof *t->tokens);
+    if (path == NULL || t->nodes == NULL || t->tokens == NULL) {
+        free(path);
+        return WEIR_E_NOMEM;
+    }
+    uint32_t depth = 0, at = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t shared = 0;
+        while (shared < depth && shared < tokens[i].n_bytes && tokens[i].bytes[shared] == tokens[i - 1].bytes[shared]) shared++;
+        for (; depth > shared; depth--) t->nodes[path[depth]].end = at;
+        while (depth < tokens[i].n_bytes) {
+            const uint8_t byte = (uint8_t)tokens[i].bytes[depth++];
+            path[depth] = at;
+            t->nodes[at++] = (trie_node){0, (uint32_t)i, (uint16_t)depth, byte, plain ? 0 : NO_REST};
+        }
+        if (plain) note_rest(t, path, &tokens[i]);
+        t->tokens[i] = tokens[i].id;
+    }
+    for (; depth > 0; depth--) t->nodes[path[depth]].end = at;
+    t->nodes[at] = (trie_node){.tokens = (uint32_t)n, .rest = NO_REST};
+    t->n_nodes = at;
+    free(path);
+    trie_node *shrunk = realloc(t->nodes, (at + 1) * sizeof *shrunk);
+    if (shrunk) t->nodes = shrunk;
     return 0;
 }
 
@@ -77,7 +89,7 @@ static int build_tries(grammar_vocab *v) {
             if (kind == TRIE_PLAIN) v->plain[i / 32] |= 1u << i % 32;
         }
         qsort(tokens, n, sizeof *tokens, compare_tokens);
-        code = build_trie(v, &v->tries[kind], tokens, n);
+        code = build_trie(&v->tries[kind], tokens, n, kind != TRIE_OTHER);
     }
     free(tokens);
     return code;
@@ -99,9 +111,8 @@ int grammar_vocab_open(grammar_vocab **out, const grammar_token *tokens, size_t 
     v->n_words = (n_tokens + 31) / 32;
     v->bytes = malloc(n_bytes + 1);
     v->offsets = malloc((n_tokens + 1) * sizeof *v->offsets);
-    v->same_as = malloc((n_tokens + 1) * sizeof *v->same_as);
     v->plain = calloc(v->n_words + 1, sizeof *v->plain);
-    int code = v->bytes && v->offsets && v->same_as && v->plain ? 0 : WEIR_E_NOMEM;
+    int code = v->bytes && v->offsets && v->plain ? 0 : WEIR_E_NOMEM;
     for (size_t i = 0, at = 0; i <= n_tokens && code == 0; i++) {
         v->offsets[i] = at;
         if (i == n_tokens) break;
@@ -121,9 +132,11 @@ void grammar_vocab_close(grammar_vocab **v) {
     if (v == NULL || *v == NULL) return;
     free((*v)->bytes);
     free((*v)->offsets);
-    free((*v)->same_as);
     free((*v)->plain);
-    for (int kind = 0; kind < N_TRIES; kind++) free((*v)->tries[kind].nodes);
+    for (int kind = 0; kind < N_TRIES; kind++) {
+        free((*v)->tries[kind].nodes);
+        free((*v)->tries[kind].tokens);
+    }
     free(*v);
     *v = NULL;
 }
