@@ -212,7 +212,7 @@ static uint32_t set_intern(grammar_builder *b, set_table *t, const uint32_t *wor
     size_t at = hash_words(words, n) & (t->n_slots - 1);
     for (; t->slots[at]; at = (at + 1) & (t->n_slots - 1)) {
         const size_t i = t->slots[at] - 1, begin = t->offsets[i];
-        if (set_end(t, i) - begin == n && memcmp(t->members + begin, words, n * sizeof *words) == 0) return (uint32_t)i;
+        if (set_end(t, i) - begin == n && (n == 0 || memcmp(t->members + begin, words, n * sizeof *words) == 0)) return (uint32_t)i;
     }
     size_t *offsets = grow(b, t->offsets, t->n, &t->offsets_capacity, sizeof *offsets);
     if (offsets == NULL) return NO_STATE;
@@ -223,7 +223,7 @@ static uint32_t set_intern(grammar_builder *b, set_table *t, const uint32_t *wor
         t->members = members;
     }
     t->offsets[t->n] = t->n_members;
-    memcpy(t->members + t->n_members, words, n * sizeof *words);
+    if (n) memcpy(t->members + t->n_members, words, n * sizeof *words);
     t->n_members += n;
     t->slots[at] = (uint32_t)t->n + 1;
     return (uint32_t)t->n++;
