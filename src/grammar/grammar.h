@@ -7,7 +7,8 @@
  * places where the text may stand, each with a stack of calls; equal stacks are one, and calls of one rule from several places
  * share their frame, so that ambiguity costs no more than quadratic memory, and a limit ends what takes more.
  *
- * Threads: grammar and grammar_vocab are immutable once made: any thread. grammar_state and grammar_masks belong to one thread. */
+ * Threads: grammar and grammar_vocab are immutable once made: any thread. grammar_state and grammar_masks belong to one thread.
+ */
 #ifndef WEIR_GRAMMAR_H
 #define WEIR_GRAMMAR_H
 
@@ -29,17 +30,18 @@ typedef struct grammar_state grammar_state;
  * schemas, a JSON pointer. Errors of all: WEIR_E_FORMAT (not well-formed), WEIR_E_UNSUPPORTED (named in the message),
  * WEIR_E_INVALID (no text at all can match), WEIR_E_LIMIT (too complex), WEIR_E_NOMEM. The caller owns *out. Any thread. */
 
-/* GBNF as llama.cpp writes it; the text must match the rule `root`. Left recursion and the <token> notation are not supported. */
+/* GBNF as llama.cpp writes it; the text must match the rule `root`. Left recursion and the <token> notation are not supported.
+ */
 int grammar_compile_gbnf(grammar **out, const char *text, size_t n_bytes, weir_error *err);
-/* The pattern must match the whole text, as re.fullmatch on a Python str does. Look-around, back-references, conditionals, inline
- * flags, \b and \B are not regular or not about bytes and are not supported. */
+/* The pattern must match the whole text, as re.fullmatch on a Python str does. Look-around, back-references, conditionals,
+ * inline flags, \b and \B are not regular or not about bytes and are not supported. */
 int grammar_compile_regex(grammar **out, const char *pattern, size_t n_bytes, weir_error *err);
 
 /* JSON texts that are valid under the schema (draft 2020-12; draft-07's definitions and tuples too), written compactly or with
  * one space after commas and colons, keys in the order in which the schema declares them. Objects that declare properties
- * are closed unless additionalProperties, patternProperties or unevaluatedProperties says otherwise; others are open. Numbers have at
- * most 18 digits before the point. A keyword that constrains and is not understood is WEIR_E_UNSUPPORTED; annotations and unknown
- * words are ignored, as the standard wants. */
+ * are closed unless additionalProperties, patternProperties or unevaluatedProperties says otherwise; others are open. Numbers
+ * have at most 18 digits before the point. A keyword that constrains and is not understood is WEIR_E_UNSUPPORTED; annotations
+ * and unknown words are ignored, as the standard wants. */
 int grammar_compile_json_schema(grammar **out, const char *text, size_t n_bytes, weir_error *err);
 /* Any JSON object (response_format json_object). */
 int grammar_compile_json_object(grammar **out, weir_error *err);
@@ -71,8 +73,8 @@ typedef struct grammar_token {
     size_t n_bytes;    /* 0: a token without text (control tokens); never in a mask */
 } grammar_token;
 
-/* Tokens by bytes, with the id of a token its index. Copies what it needs. WEIR_E_LIMIT (more than 2^24 tokens or 1 GiB of bytes),
- * WEIR_E_NOMEM. */
+/* Tokens by bytes, with the id of a token its index. Copies what it needs. WEIR_E_LIMIT (more than 2^24 tokens or 1 GiB of
+ * bytes), WEIR_E_NOMEM. */
 int grammar_vocab_open(grammar_vocab **out, const grammar_token *tokens, size_t n_tokens, weir_error *err);
 void grammar_vocab_close(grammar_vocab **v);
 /* 32-bit words of a mask. */

@@ -9,7 +9,9 @@ void grammar_builder_init(grammar_builder *b, weir_error *err) {
     b->memory.limit_bytes = MAX_COMPILE_BYTES;
 }
 
-void grammar_builder_free(grammar_builder *b) { arena_free(&b->memory); }
+void grammar_builder_free(grammar_builder *b) {
+    arena_free(&b->memory);
+}
 
 int grammar_fail(grammar_builder *b, int code, const char *place, const char *format, ...) {
     if (b->code) return b->code;
@@ -22,7 +24,8 @@ int grammar_fail(grammar_builder *b, int code, const char *place, const char *fo
 
 bool grammar_work(grammar_builder *b, size_t n) {
     b->work += n;
-    if (b->work > MAX_WORK) grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: compiling it takes more than the %d steps allowed", MAX_WORK);
+    if (b->work > MAX_WORK)
+        grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: compiling it takes more than the %d steps allowed", MAX_WORK);
     return b->code == 0;
 }
 
@@ -31,7 +34,8 @@ void *grammar_alloc(grammar_builder *b, size_t count, size_t size) {
     void *p = arena_array(&b->memory, count, size);
     if (p) return p;
     if (count > MAX_COMPILE_BYTES / (size ? size : 1) || b->memory.total_bytes > MAX_COMPILE_BYTES / 2)
-        grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: compiling it takes more than %d MiB of memory", MAX_COMPILE_BYTES >> 20);
+        grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: compiling it takes more than %d MiB of memory",
+                     MAX_COMPILE_BYTES >> 20);
     else
         grammar_fail(b, WEIR_E_NOMEM, NULL, "out of memory while compiling");
     return NULL;
@@ -59,8 +63,12 @@ void grammar_rule_define(grammar_builder *b, uint32_t r, const expr *body) {
 
 /* ---- expressions -------------------------------------------------------------------------------------------------------- */
 
-static size_t saturating_add(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
-static size_t saturating_mul(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
+static size_t saturating_add(size_t a, size_t b) {
+    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
+static size_t saturating_mul(size_t a, size_t b) {
+    return b && a > SIZE_MAX / b ? SIZE_MAX : a * b;
+}
 
 const expr *grammar_nothing(void) {
     static const expr nothing = {.kind = EXPR_NOTHING, .n_states = 1};
@@ -98,7 +106,9 @@ const expr *grammar_literal(grammar_builder *b, const char *text, size_t n_bytes
     return e;
 }
 
-const expr *grammar_text(grammar_builder *b, const char *text) { return grammar_literal(b, text, strlen(text)); }
+const expr *grammar_text(grammar_builder *b, const char *text) {
+    return grammar_literal(b, text, strlen(text));
+}
 
 const expr *grammar_bytes(grammar_builder *b, uint8_t lo, uint8_t hi) {
     expr *e = expr_new(b, EXPR_BYTES, 2);
@@ -135,9 +145,8 @@ static const expr *repeat_plain(grammar_builder *b, const expr *item, uint32_t m
     return e;
 }
 
-/* Long counted repetitions are cut into blocks of BLOCK items that are rules of their own, so that x{0,100000} takes a few hundred
- * states and not a hundred thousand copies of x:
- *   x{n}   = B{n / BLOCK} x{n % BLOCK}                 with B = x{BLOCK}
+/* Long counted repetitions are cut into blocks of BLOCK items that are rules of their own, so that x{0,100000} takes a few
+ * hundred states and not a hundred thousand copies of x: x{n}   = B{n / BLOCK} x{n % BLOCK}                 with B = x{BLOCK}
  *   x{0,n} = B{0,a-1} x{0,BLOCK-1} | B{a} x{0,r}       with n = a BLOCK + r: each count is written in one way only */
 enum { BLOCK = 64, MAX_COPIED_STATES = 3000 };
 
@@ -162,11 +171,14 @@ const expr *grammar_repeat(grammar_builder *b, const expr *item, uint32_t min, u
     if (min == 1 && max == 1) return item;
     const size_t copies = max == NO_BOUND ? (size_t)min + 1 : max;
     const size_t n_states = saturating_mul(item->n_states, copies);
-    if (!b->regular && copies > 2 * BLOCK && n_states > MAX_COPIED_STATES && b->code == 0) return repeat_blocks(b, item, min, max);
+    if (!b->regular && copies > 2 * BLOCK && n_states > MAX_COPIED_STATES && b->code == 0)
+        return repeat_blocks(b, item, min, max);
     return repeat_plain(b, item, min, max);
 }
 
-const expr *grammar_optional(grammar_builder *b, const expr *item) { return grammar_repeat(b, item, 0, 1); }
+const expr *grammar_optional(grammar_builder *b, const expr *item) {
+    return grammar_repeat(b, item, 0, 1);
+}
 
 void grammar_list_add(grammar_builder *b, expr_list *list, const expr *item) {
     if (list->n == list->capacity) {
@@ -313,7 +325,8 @@ static void add_utf8_range(grammar_builder *b, expr_list *out, uint32_t lo, uint
     for (int i = n_bytes - 1; i >= 0; i--) {
         const uint8_t mark = i == n_bytes - 1 ? lead[n_bytes] : 0x80;
         const uint32_t keep = i == n_bytes - 1 ? 0xFF : 0x3F;
-        grammar_list_add(b, &bytes, grammar_bytes(b, (uint8_t)(mark | (lo >> (6 * i) & keep)), (uint8_t)(mark | (hi >> (6 * i) & keep))));
+        grammar_list_add(b, &bytes,
+                         grammar_bytes(b, (uint8_t)(mark | (lo >> (6 * i) & keep)), (uint8_t)(mark | (hi >> (6 * i) & keep))));
     }
     grammar_list_add(b, out, grammar_seq(b, &bytes));
 }

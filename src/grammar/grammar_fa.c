@@ -32,7 +32,8 @@ static void *grow(grammar_builder *b, void *data, size_t n, size_t *capacity, si
 }
 
 static uint32_t add_state(grammar_builder *b, nfa *a) {
-    if (a->n_states >= MAX_RULE_STATES) grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: one rule takes more than %d states", MAX_RULE_STATES);
+    if (a->n_states >= MAX_RULE_STATES)
+        grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: one rule takes more than %d states", MAX_RULE_STATES);
     uint32_t *first = grow(b, a->first, a->n_states, &a->states_capacity, sizeof *first);
     if (first == NULL || !grammar_work(b, 1)) return 0;
     a->first = first;
@@ -48,7 +49,9 @@ static void add_edge(grammar_builder *b, nfa *a, uint32_t from, uint32_t lo, uin
     a->first[from] = (uint32_t)a->n_edges++;
 }
 
-static void add_empty(grammar_builder *b, nfa *a, uint32_t from, uint32_t to) { add_edge(b, a, from, LABEL_EMPTY, LABEL_EMPTY, to); }
+static void add_empty(grammar_builder *b, nfa *a, uint32_t from, uint32_t to) {
+    add_edge(b, a, from, LABEL_EMPTY, LABEL_EMPTY, to);
+}
 
 static void add_expr(grammar_builder *b, nfa *a, const expr *e, uint32_t from, uint32_t to);
 
@@ -109,13 +112,26 @@ static void add_graph(grammar_builder *b, nfa *a, const expr_graph *graph, uint3
 static void add_expr(grammar_builder *b, nfa *a, const expr *e, uint32_t from, uint32_t to) {
     if (b->code) return;
     switch (e->kind) {
-    case EXPR_NOTHING: return;
-    case EXPR_LITERAL: add_literal(b, a, e, from, to); return;
-    case EXPR_BYTES: add_edge(b, a, from, e->bytes.lo, e->bytes.hi, to); return;
-    case EXPR_CALL: add_edge(b, a, from, LABEL_CALL + e->rule, LABEL_CALL + e->rule, to); return;
-    case EXPR_REPEAT: add_repeat(b, a, e, from, to); return;
-    case EXPR_FA: add_automaton(b, a, e->automaton, from, to); return;
-    case EXPR_GRAPH: add_graph(b, a, e->graph, from, to); return;
+    case EXPR_NOTHING:
+        return;
+    case EXPR_LITERAL:
+        add_literal(b, a, e, from, to);
+        return;
+    case EXPR_BYTES:
+        add_edge(b, a, from, e->bytes.lo, e->bytes.hi, to);
+        return;
+    case EXPR_CALL:
+        add_edge(b, a, from, LABEL_CALL + e->rule, LABEL_CALL + e->rule, to);
+        return;
+    case EXPR_REPEAT:
+        add_repeat(b, a, e, from, to);
+        return;
+    case EXPR_FA:
+        add_automaton(b, a, e->automaton, from, to);
+        return;
+    case EXPR_GRAPH:
+        add_graph(b, a, e->graph, from, to);
+        return;
     case EXPR_ALT:
         for (size_t i = 0; i < e->list.n; i++) add_expr(b, a, e->list.items[i], from, to);
         return;
@@ -190,7 +206,9 @@ static uint64_t hash_words(const uint32_t *words, size_t n) {
     return h;
 }
 
-static size_t set_end(const set_table *t, size_t i) { return i + 1 < t->n ? t->offsets[i + 1] : t->n_members; }
+static size_t set_end(const set_table *t, size_t i) {
+    return i + 1 < t->n ? t->offsets[i + 1] : t->n_members;
+}
 
 static bool set_rehash(grammar_builder *b, set_table *t) {
     const size_t n_slots = t->n_slots ? 2 * t->n_slots : 256;
@@ -212,7 +230,8 @@ static uint32_t set_intern(grammar_builder *b, set_table *t, const uint32_t *wor
     size_t at = hash_words(words, n) & (t->n_slots - 1);
     for (; t->slots[at]; at = (at + 1) & (t->n_slots - 1)) {
         const size_t i = t->slots[at] - 1, begin = t->offsets[i];
-        if (set_end(t, i) - begin == n && (n == 0 || memcmp(t->members + begin, words, n * sizeof *words) == 0)) return (uint32_t)i;
+        if (set_end(t, i) - begin == n && (n == 0 || memcmp(t->members + begin, words, n * sizeof *words) == 0))
+            return (uint32_t)i;
     }
     size_t *offsets = grow(b, t->offsets, t->n, &t->offsets_capacity, sizeof *offsets);
     if (offsets == NULL) return NO_STATE;
@@ -338,7 +357,8 @@ static void expand_subset(grammar_builder *b, subsets *s, set_table *table, fa_w
 }
 
 /* The deterministic automaton, or NULL: failed (b->code), or more than max_states or max_members over all subsets. */
-static const fa *determinise(grammar_builder *b, const nfa *a, uint32_t start, uint32_t end, size_t max_states, size_t max_members) {
+static const fa *determinise(grammar_builder *b, const nfa *a, uint32_t start, uint32_t end, size_t max_states,
+                             size_t max_members) {
     subsets s;
     set_table table = {0};
     fa_writer w = {0};
@@ -442,8 +462,10 @@ static const fa *minimise(grammar_builder *b, const fa *a) {
             for (uint32_t i = a->first[s]; i < a->first[s + 1]; i++) {
                 const uint32_t to = class[a->edges[i].to];
                 if (to == NO_STATE) continue;
-                if (n > 1 && row[n - 1] == to && row[n - 2] + 1 == a->edges[i].lo && a->edges[i].lo < LABEL_CALL) row[n - 2] = a->edges[i].hi;
-                else row[n++] = a->edges[i].lo, row[n++] = a->edges[i].hi, row[n++] = to;
+                if (n > 1 && row[n - 1] == to && row[n - 2] + 1 == a->edges[i].lo && a->edges[i].lo < LABEL_CALL)
+                    row[n - 2] = a->edges[i].hi;
+                else
+                    row[n++] = a->edges[i].lo, row[n++] = a->edges[i].hi, row[n++] = to;
             }
             if (!grammar_work(b, 2 + n)) return NULL;
             refined[s] = set_intern(b, &table, row, n);
@@ -461,7 +483,8 @@ static const fa *minimise(grammar_builder *b, const fa *a) {
 
 static bool thompson(grammar_builder *b, nfa *a, const expr *e) {
     *a = (nfa){0};
-    if (e->n_states > MAX_RULE_STATES) grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: one rule takes more than %d states", MAX_RULE_STATES);
+    if (e->n_states > MAX_RULE_STATES)
+        grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: one rule takes more than %d states", MAX_RULE_STATES);
     const uint32_t start = add_state(b, a), end = add_state(b, a);
     add_expr(b, a, e, start, end);
     return b->code == 0;
@@ -513,7 +536,9 @@ static const fa *product(grammar_builder *b, const fa *left, const fa *right, bo
     set_intern(b, &table, (uint32_t[]){0, 0}, 2);
     for (size_t i = 0; i < table.n && b->code == 0; i++) {
         const uint32_t l = table.members[2 * i], r = table.members[2 * i + 1];
-        if (table.n > MAX_PRODUCT_STATES) grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: a combination of patterns takes more than %d states", MAX_PRODUCT_STATES);
+        if (table.n > MAX_PRODUCT_STATES)
+            grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: a combination of patterns takes more than %d states",
+                         MAX_PRODUCT_STATES);
         const bool right_final = r != NO_STATE && right->final[r];
         writer_state(b, &w, left->final[l] && right_final != subtract);
         uint32_t k = r == NO_STATE ? 0 : right->first[r];
@@ -539,8 +564,12 @@ static const fa *product(grammar_builder *b, const fa *left, const fa *right, bo
     return a ? minimise(b, a) : NULL;
 }
 
-const fa *grammar_intersect(grammar_builder *b, const fa *left, const fa *right) { return product(b, left, right, false); }
-const fa *grammar_subtract(grammar_builder *b, const fa *left, const fa *right) { return product(b, left, right, true); }
+const fa *grammar_intersect(grammar_builder *b, const fa *left, const fa *right) {
+    return product(b, left, right, false);
+}
+const fa *grammar_subtract(grammar_builder *b, const fa *left, const fa *right) {
+    return product(b, left, right, true);
+}
 
 bool grammar_fa_is_empty(const fa *a) {
     for (uint32_t s = 0; a && s < a->n_states; s++)

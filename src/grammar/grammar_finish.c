@@ -51,7 +51,8 @@ static void inline_rule(inliner *in, uint32_t r, int depth) {
 static void inline_rules(grammar_builder *b) {
     const size_t n_rules = b->n_rules;
     inliner in = {b, grammar_alloc(b, n_rules, 1), grammar_alloc(b, n_rules, 1)};
-    /* Repetition in blocks adds rules on the way, beyond these tables; they are in new bodies only, which are not visited again. */
+    /* Repetition in blocks adds rules on the way, beyond these tables; they are in new bodies only, which are not visited
+     * again. */
     for (uint32_t r = 0; r < n_rules && b->code == 0; r++)
         if (!in.visited[r]) inline_rule(&in, r, 0);
 }
@@ -67,7 +68,9 @@ typedef struct finisher {
     uint32_t **number;   /* [n_rules][n_states]: in the grammar */
 } finisher;
 
-static bool edge_works(const finisher *f, const fa_edge *e) { return e->lo < LABEL_CALL || f->productive[e->lo - LABEL_CALL]; }
+static bool edge_works(const finisher *f, const fa_edge *e) {
+    return e->lo < LABEL_CALL || f->productive[e->lo - LABEL_CALL];
+}
 
 /* Automata of all rules that can be called from the root. */
 static void make_automata(finisher *f, uint32_t root) {
@@ -201,7 +204,8 @@ static int rank_rules(finisher *f, grammar *g, uint32_t *queue, uint8_t *seen) {
             }
             const uint32_t c = top->calls[top->next++];
             if (colour[c] == OPEN)
-                return grammar_fail(b, WEIR_E_UNSUPPORTED, b->rules[c].name, "left recursion: the rule may begin with itself; write it as a repetition");
+                return grammar_fail(b, WEIR_E_UNSUPPORTED, b->rules[c].name,
+                                    "left recursion: the rule may begin with itself; write it as a repetition");
             if (colour[c] == DONE) continue;
             colour[c] = OPEN;
             stack[depth] = (visit){.rule = c};
@@ -227,7 +231,8 @@ static void number_states(finisher *f, grammar *g, uint32_t *queue, uint8_t *see
         memcpy(f->keep[r], seen, a->n_states);
         for (uint32_t s = 0; s < a->n_states; s++) f->number[r][s] = seen[s] ? (uint32_t)n_states++ : NO_STATE;
         for (size_t i = 0; i < n; i++)
-            for (uint32_t e = a->first[queue[i]]; e < a->first[queue[i] + 1]; e++) *(a->edges[e].lo < LABEL_CALL ? n_edges : n_calls) += 1;
+            for (uint32_t e = a->first[queue[i]]; e < a->first[queue[i] + 1]; e++)
+                *(a->edges[e].lo < LABEL_CALL ? n_edges : n_calls) += 1;
         if (n_states > MAX_STATES) grammar_fail(f->b, WEIR_E_LIMIT, NULL, "too complex: more than %d states", MAX_STATES);
     }
     g->n_states = (uint32_t)n_states;
@@ -245,8 +250,10 @@ static void lay_out_rule(const finisher *f, grammar *g, uint32_t r, uint32_t *ne
             const fa_edge *e = &a->edges[i];
             if (!edge_works(f, e) || !f->keep[r][e->to]) continue;
             const uint32_t to = f->number[r][e->to];
-            if (e->lo < LABEL_CALL) g->edges[(*next_edge)++] = (fa_edge){e->lo, e->hi, to};
-            else g->calls[(*next_call)++] = (grammar_call_edge){e->lo - LABEL_CALL, to};
+            if (e->lo < LABEL_CALL)
+                g->edges[(*next_edge)++] = (fa_edge){e->lo, e->hi, to};
+            else
+                g->calls[(*next_call)++] = (grammar_call_edge){e->lo - LABEL_CALL, to};
         }
         row->n_edges = *next_edge - row->first_edge;
         row->n_calls = *next_call - row->first_call;
@@ -315,11 +322,13 @@ static bool add_targets(const grammar *g, const target_set *from, int lo, int hi
 static bool plain_targets(const grammar *g, uint32_t state, target_set *out) {
     static const struct {
         int lead_lo, lead_hi, second_lo, second_hi, n_more;
-    } forms[] = {{0xC2, 0xDF, 0x80, 0xBF, 0}, {0xE0, 0xE0, 0xA0, 0xBF, 1}, {0xE1, 0xEC, 0x80, 0xBF, 1}, {0xED, 0xED, 0x80, 0x9F, 1},
-                 {0xEE, 0xEF, 0x80, 0xBF, 1}, {0xF0, 0xF0, 0x90, 0xBF, 2}, {0xF1, 0xF3, 0x80, 0xBF, 2}, {0xF4, 0xF4, 0x80, 0x8F, 2}};
+    } forms[] = {{0xC2, 0xDF, 0x80, 0xBF, 0}, {0xE0, 0xE0, 0xA0, 0xBF, 1}, {0xE1, 0xEC, 0x80, 0xBF, 1},
+                 {0xED, 0xED, 0x80, 0x9F, 1}, {0xEE, 0xEF, 0x80, 0xBF, 1}, {0xF0, 0xF0, 0x90, 0xBF, 2},
+                 {0xF1, 0xF3, 0x80, 0xBF, 2}, {0xF4, 0xF4, 0x80, 0x8F, 2}};
     const target_set start = {{state}, 1};
     out->n = 0;
-    if (!add_targets(g, &start, ' ', '!', out) || !add_targets(g, &start, '#', '[', out) || !add_targets(g, &start, ']', '~', out))
+    if (!add_targets(g, &start, ' ', '!', out) || !add_targets(g, &start, '#', '[', out) ||
+        !add_targets(g, &start, ']', '~', out))
         return false;
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         target_set at = {.n = 0}, next = {.n = 0};
@@ -383,7 +392,8 @@ static int finish(finisher *f, uint32_t root, grammar *g) {
     if (b->code) return b->code;
     find_productive(f);
     if (b->code) return b->code;
-    if (!f->productive[root]) return grammar_fail(b, WEIR_E_INVALID, NULL, "no text can match: every way through contradicts itself or never ends");
+    if (!f->productive[root])
+        return grammar_fail(b, WEIR_E_INVALID, NULL, "no text can match: every way through contradicts itself or never ends");
     uint32_t *queue = grammar_alloc(b, largest(f), sizeof *queue);
     uint8_t *seen = grammar_alloc(b, largest(f), 1);
     if (b->code) return b->code;
@@ -399,13 +409,15 @@ static int finish(finisher *f, uint32_t root, grammar *g) {
     g->states = calloc(g->n_states, sizeof *g->states);
     g->edges = malloc((n_edges + 1) * sizeof *g->edges);
     g->calls = malloc((n_calls + 1) * sizeof *g->calls);
-    if (g->states == NULL || g->edges == NULL || g->calls == NULL) return grammar_fail(b, WEIR_E_NOMEM, NULL, "out of memory while compiling");
+    if (g->states == NULL || g->edges == NULL || g->calls == NULL)
+        return grammar_fail(b, WEIR_E_NOMEM, NULL, "out of memory while compiling");
     uint32_t next_edge = 0, next_call = 0;
     for (uint32_t r = 0; r < b->n_rules; r++)
         if (f->productive[r]) lay_out_rule(f, g, r, &next_edge, &next_call);
     find_classes(g, next_edge);
     if ((size_t)g->n_states * g->n_classes > MAX_STEP_CELLS || !grammar_work(b, (size_t)g->n_states * g->n_classes / 16))
-        return grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: %u states over %u classes of bytes", g->n_states, g->n_classes);
+        return grammar_fail(b, WEIR_E_LIMIT, NULL, "too complex: %u states over %u classes of bytes", g->n_states,
+                            g->n_classes);
     if (fill_steps(g)) return grammar_fail(b, WEIR_E_NOMEM, NULL, "out of memory while compiling");
     find_freedom(b, g);
     return b->code;

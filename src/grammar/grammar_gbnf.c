@@ -1,5 +1,5 @@
-/* GBNF, the grammar notation of llama.cpp: rules `name ::= alternatives`, terminals are code points. A recursive descent over the
- * text, whose depth is bounded. */
+/* GBNF, the grammar notation of llama.cpp: rules `name ::= alternatives`, terminals are code points. A recursive descent over
+ * the text, whose depth is bounded. */
 #include <stdio.h>
 #include <string.h>
 
@@ -63,7 +63,10 @@ static uint32_t read_hex(gbnf *p, int n_digits) {
     uint32_t value = 0;
     for (int i = 0; i < n_digits; i++, p->at++) {
         const char c = p->at < p->end ? *p->at : '\0';
-        const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        const int digit = c >= '0' && c <= '9'   ? c - '0'
+                          : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                 : -1;
         if (digit < 0) {
             gbnf_fail(p, WEIR_E_FORMAT, "expected a hexadecimal digit");
             return 0;
@@ -88,13 +91,20 @@ static uint32_t read_char(gbnf *p) {
     const char kind = p->at + 1 < p->end ? p->at[1] : '\0';
     p->at += p->at + 1 < p->end ? 2 : 1;
     switch (kind) {
-    case 'n': return '\n';
-    case 'r': return '\r';
-    case 't': return '\t';
-    case 'x': return read_hex(p, 2);
-    case 'u': return read_hex(p, 4);
-    case 'U': return read_hex(p, 8);
-    default: break;
+    case 'n':
+        return '\n';
+    case 'r':
+        return '\r';
+    case 't':
+        return '\t';
+    case 'x':
+        return read_hex(p, 2);
+    case 'u':
+        return read_hex(p, 4);
+    case 'U':
+        return read_hex(p, 8);
+    default:
+        break;
     }
     if (kind <= ' ' || kind == 0x7F || (is_word(kind) && kind != '-' && kind != '_'))
         gbnf_fail(p, WEIR_E_FORMAT, "unknown escape: \\n \\r \\t \\xXX \\uXXXX \\UXXXXXXXX and punctuation are known");
@@ -110,8 +120,10 @@ static const expr *read_string(gbnf *p) {
         const uint32_t c = read_char(p);
         buf_append(&text, utf8, utf8_encode(c, utf8));
     }
-    if (p->at == p->end) gbnf_fail(p, WEIR_E_FORMAT, "the string is not closed");
-    else p->at++;
+    if (p->at == p->end)
+        gbnf_fail(p, WEIR_E_FORMAT, "the string is not closed");
+    else
+        p->at++;
     if (text.failed) grammar_fail(p->b, WEIR_E_NOMEM, NULL, "out of memory while compiling");
     if (p->b->code == 0) grammar_list_add(p->b, &chars, grammar_literal(p->b, text.data ? text.data : "", text.n_bytes));
     buf_free(&text);
@@ -133,8 +145,10 @@ static const expr *read_class(gbnf *p) {
         }
         grammar_set_add(p->b, &set, lo, hi);
     }
-    if (p->at == p->end) gbnf_fail(p, WEIR_E_FORMAT, "the class is not closed");
-    else p->at++;
+    if (p->at == p->end)
+        gbnf_fail(p, WEIR_E_FORMAT, "the class is not closed");
+    else
+        p->at++;
     if (p->b->code) return grammar_empty();
     grammar_set_normalise(&set);
     if (negated) set = grammar_set_invert(p->b, &set);
@@ -169,8 +183,10 @@ static const expr *read_repeats(gbnf *p, const expr *item, bool newlines) {
                 max = peek(p, "}") ? NO_BOUND : read_number(p);
                 skip_space(p, newlines);
             }
-            if (!peek(p, "}")) gbnf_fail(p, WEIR_E_FORMAT, "expected } after the number of repetitions");
-            else p->at++;
+            if (!peek(p, "}"))
+                gbnf_fail(p, WEIR_E_FORMAT, "expected } after the number of repetitions");
+            else
+                p->at++;
             if (max < min) gbnf_fail(p, WEIR_E_FORMAT, "more repetitions at least than at most");
         }
         if (p->b->code) return item;
@@ -189,8 +205,10 @@ static const expr *read_symbol(gbnf *p) {
         if (p->b->code) return grammar_empty();
         const expr *e = read_alternatives(p, true);
         p->depth--;
-        if (!peek(p, ")")) gbnf_fail(p, WEIR_E_FORMAT, "expected ) at the end of the group");
-        else p->at++;
+        if (!peek(p, ")"))
+            gbnf_fail(p, WEIR_E_FORMAT, "expected ) at the end of the group");
+        else
+            p->at++;
         return e;
     }
     if (*p->at == '.') {
@@ -207,8 +225,10 @@ static const expr *read_sequence(gbnf *p, bool in_group) {
     for (;;) {
         skip_space(p, in_group);
         if (p->b->code || p->at == p->end || *p->at == '|' || *p->at == ')' || *p->at == '\n' || *p->at == '\r') break;
-        if (*p->at == '<' || *p->at == '!') gbnf_fail(p, WEIR_E_UNSUPPORTED, "tokens (<token>, <[id]>) are not supported; write their text as a string");
-        else if (!is_word(*p->at) && strchr("\"[(.", *p->at) == NULL) gbnf_fail(p, WEIR_E_FORMAT, "expected a string, a class, a group or the name of a rule");
+        if (*p->at == '<' || *p->at == '!')
+            gbnf_fail(p, WEIR_E_UNSUPPORTED, "tokens (<token>, <[id]>) are not supported; write their text as a string");
+        else if (!is_word(*p->at) && strchr("\"[(.", *p->at) == NULL)
+            gbnf_fail(p, WEIR_E_FORMAT, "expected a string, a class, a group or the name of a rule");
         if (p->b->code) break;
         const expr *item = read_symbol(p);
         if (p->b->code) break;
@@ -238,7 +258,8 @@ static void read_rules(gbnf *p) {
         p->at += 3;
         skip_space(p, true);
         grammar_rule_define(p->b, r, read_alternatives(p, false)); /* of rules of one name the last holds, as in llama.cpp */
-        if (p->b->code == 0 && p->at < p->end && *p->at != '\n' && *p->at != '\r') gbnf_fail(p, WEIR_E_FORMAT, "expected the end of the line after a rule");
+        if (p->b->code == 0 && p->at < p->end && *p->at != '\n' && *p->at != '\r')
+            gbnf_fail(p, WEIR_E_FORMAT, "expected the end of the line after a rule");
     }
 }
 

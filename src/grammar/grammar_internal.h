@@ -22,13 +22,13 @@
 #define MAX_CODE_POINT 0x10FFFFu
 
 enum {
-    MAX_EXPR_DEPTH = 1200,           /* nesting of expressions, which bounds recursion */
+    MAX_EXPR_DEPTH = 1200, /* nesting of expressions, which bounds recursion */
     MAX_RULES = 1 << 16,
-    MAX_RULE_STATES = 1 << 18,       /* of one rule's non-deterministic automaton */
-    MAX_STATES = 1 << 18,            /* of a finished grammar */
-    MAX_WORK = 24 * 1000 * 1000,     /* elementary steps of one compilation: a few tenths of a second */
+    MAX_RULE_STATES = 1 << 18,   /* of one rule's non-deterministic automaton */
+    MAX_STATES = 1 << 18,        /* of a finished grammar */
+    MAX_WORK = 24 * 1000 * 1000, /* elementary steps of one compilation: a few tenths of a second */
     MAX_COMPILE_BYTES = 256 << 20,
-    MAX_FREEDOM = 16,                /* see grammar.freedom */
+    MAX_FREEDOM = 16, /* see grammar.freedom */
 };
 
 /* ---- finite automata ---------------------------------------------------------------------------------------------------- */
@@ -49,7 +49,17 @@ typedef struct fa {
 
 /* ---- expressions -------------------------------------------------------------------------------------------------------- */
 
-typedef enum expr_kind { EXPR_NOTHING, EXPR_LITERAL, EXPR_BYTES, EXPR_SEQ, EXPR_ALT, EXPR_REPEAT, EXPR_CALL, EXPR_FA, EXPR_GRAPH } expr_kind;
+typedef enum expr_kind {
+    EXPR_NOTHING,
+    EXPR_LITERAL,
+    EXPR_BYTES,
+    EXPR_SEQ,
+    EXPR_ALT,
+    EXPR_REPEAT,
+    EXPR_CALL,
+    EXPR_FA,
+    EXPR_GRAPH
+} expr_kind;
 
 /* A graph whose edges are expressions; node 0 is the start, node 1 the end. */
 typedef struct expr_edge {
@@ -123,7 +133,8 @@ typedef struct grammar_builder {
 void grammar_builder_init(grammar_builder *b, weir_error *err);
 void grammar_builder_free(grammar_builder *b);
 /* Notes the first failure and returns its code. */
-int grammar_fail(grammar_builder *b, int code, const char *place, const char *format, ...) __attribute__((format(printf, 4, 5)));
+int grammar_fail(grammar_builder *b, int code, const char *place, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 /* Counts elementary steps; false once the compilation has failed or takes too long (WEIR_E_LIMIT is noted). */
 bool grammar_work(grammar_builder *b, size_t n);
 /* Zeroed memory that lives as long as the builder; NULL after noting WEIR_E_LIMIT or WEIR_E_NOMEM. */
@@ -155,8 +166,8 @@ void grammar_set_add(grammar_builder *b, code_set *set, uint32_t lo, uint32_t hi
 void grammar_set_normalise(code_set *set); /* sorts and joins */
 code_set grammar_set_invert(grammar_builder *b, const code_set *normalised);
 code_set grammar_set_subtract(grammar_builder *b, const code_set *from, const code_set *what); /* both normalised */
-/* One code point of the set, as UTF-8 (surrogates are left out), or as it stands in a JSON string: quotes, backslashes and control
- * characters as their shortest escapes. The set must be normalised. */
+/* One code point of the set, as UTF-8 (surrogates are left out), or as it stands in a JSON string: quotes, backslashes and
+ * control characters as their shortest escapes. The set must be normalised. */
 const expr *grammar_code_points(grammar_builder *b, const code_set *set, bool in_json_string);
 
 /* The automaton of an expression without calls, deterministic and minimal; NULL after a failure (WEIR_E_LIMIT when too big). */
@@ -178,8 +189,8 @@ typedef enum regex_dialect {
 } regex_dialect;
 
 /* Parses a pattern. With in_json_string every character stands as in a JSON string. Errors name the byte offset. */
-const expr *grammar_regex_parse(grammar_builder *b, const char *pattern, size_t n_bytes, regex_dialect dialect, bool in_json_string,
-                                const char *place);
+const expr *grammar_regex_parse(grammar_builder *b, const char *pattern, size_t n_bytes, regex_dialect dialect,
+                                bool in_json_string, const char *place);
 
 /* ---- the finished grammar ----------------------------------------------------------------------------------------------- */
 
@@ -193,8 +204,8 @@ typedef struct grammar_call_edge {
 typedef struct grammar_state_row {
     uint32_t first_edge, n_edges; /* bytes only */
     uint32_t first_call, n_calls;
-    bool final;    /* the rule may end here */
-    bool is_leaf;  /* final and nothing else: a call that returns here is a tail call */
+    bool final;      /* the rule may end here */
+    bool is_leaf;    /* final and nothing else: a call that returns here is a tail call */
     uint8_t freedom; /* 0..MAX_FREEDOM: any text of so many plain code points (see grammar_vocab.c) goes on inside the rule */
 } grammar_state_row;
 
@@ -214,7 +225,7 @@ struct grammar {
     grammar_rule_row *rules;
     uint32_t n_classes;
     uint8_t class_of[256];
-    int32_t *steps; /* [n_states][n_classes]: the state that a byte leads to, or STEP_ */
+    int32_t *steps;    /* [n_states][n_classes]: the state that a byte leads to, or STEP_ */
     uint64_t identity; /* differs between any two grammars of the process */
 };
 
@@ -222,7 +233,8 @@ static inline int32_t grammar_step(const grammar *g, uint32_t state, uint8_t byt
     return g->steps[(size_t)state * g->n_classes + g->class_of[byte]];
 }
 
-/* Makes the grammar of the builder's rules. With inline_rules small rules that call none are copied to where they are called. */
+/* Makes the grammar of the builder's rules. With inline_rules small rules that call none are copied to where they are called.
+ */
 int grammar_finish(grammar_builder *b, uint32_t root, bool inline_rules, grammar **out);
 
 #endif

@@ -2,9 +2,9 @@
  *
  * What a token does inside the rule in which the text stands does not depend on the stack around it. So for each state of the
  * automaton a walk over the tries, begun in a frame that stands for an unknown one, finds once and for all the tokens that end
- * inside and the trie nodes at which the rule is left ("escapes": in a JSON string those after its closing quote). The mask of a
- * text's state is then the union of its items' local masks, and of short walks from the escapes with the real frame; it is kept
- * by the hash of the state, as the next token inside the same string needs it again. */
+ * inside and the trie nodes at which the rule is left ("escapes": in a JSON string those after its closing quote). The mask of
+ * a text's state is then the union of its items' local masks, and of short walks from the escapes with the real frame; it is
+ * kept by the hash of the state, as the next token inside the same string needs it again. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,11 +20,11 @@ typedef struct escape {
 
 /* The mask of one automaton state, as far as it does not depend on the frame. */
 typedef struct local_mask {
-    bool takes_plain;  /* all tokens of TRIE_PLAIN besides */
-    uint32_t *bits;    /* [n_words], or NULL if few tokens are in it: */
-    uint32_t *tokens;  /* [n_tokens] */
+    bool takes_plain; /* all tokens of TRIE_PLAIN besides */
+    uint32_t *bits;   /* [n_words], or NULL if few tokens are in it: */
+    uint32_t *tokens; /* [n_tokens] */
     uint32_t n_tokens;
-    escape *escapes;   /* with subtrees only */
+    escape *escapes; /* with subtrees only */
     uint32_t n_escapes;
 } local_mask;
 
@@ -49,7 +49,9 @@ struct grammar_masks {
     size_t n_escapes, escapes_capacity;
 };
 
-static int nomem(weir_error *err) { return error_set(err, WEIR_E_NOMEM, NULL, "out of memory for token masks"); }
+static int nomem(weir_error *err) {
+    return error_set(err, WEIR_E_NOMEM, NULL, "out of memory for token masks");
+}
 
 int grammar_masks_open(grammar_masks **out, const grammar *g, const grammar_vocab *v, weir_error *err) {
     *out = NULL;
@@ -99,7 +101,8 @@ void grammar_masks_close(grammar_masks **m) {
 
 /* Sets the tokens that end at the nodes [first, last). */
 static void set_tokens(const trie *t, uint32_t first, uint32_t last, uint32_t *bits) {
-    for (uint32_t i = t->nodes[first].tokens; i < t->nodes[last].tokens; i++) bits[t->tokens[i] / 32] |= 1u << t->tokens[i] % 32;
+    for (uint32_t i = t->nodes[first].tokens; i < t->nodes[last].tokens; i++)
+        bits[t->tokens[i] / 32] |= 1u << t->tokens[i] % 32;
 }
 
 static bool note_escape(grammar_masks *m, uint32_t node, trie_kind kind) {
@@ -137,8 +140,8 @@ static int push_step(grammar_masks *m, grammar_matcher *matcher, size_t begin, s
     return m->reached.n > 0;
 }
 
-/* Whether one of the items goes on over any so many plain code points: then all tokens of the subtree are in the mask, and where
- * they would leave the rule does not matter. */
+/* Whether one of the items goes on over any so many plain code points: then all tokens of the subtree are in the mask, and
+ * where they would leave the rule does not matter. */
 static bool takes_rest(const grammar_masks *m, size_t begin, uint8_t rest) {
     for (size_t i = begin; i < m->stack.n; i++)
         if (rest <= m->g->states[m->stack.items[i].state].freedom) return true;
@@ -153,7 +156,8 @@ static bool has_escape(const grammar_items *stack, size_t begin) {
 
 /* Walks nodes [first, last) of a trie, siblings with their subtrees, from the n_base items at the bottom of the stack; sets the
  * tokens that live in bits, notes the escapes. The stack and the frames are as before in the end. */
-static int walk(grammar_masks *m, grammar_matcher *matcher, trie_kind kind, uint32_t first, uint32_t last, size_t n_base, uint32_t *bits) {
+static int walk(grammar_masks *m, grammar_matcher *matcher, trie_kind kind, uint32_t first, uint32_t last, size_t n_base,
+                uint32_t *bits) {
     const trie_node *nodes = m->v->tries[kind].nodes;
     if (first == last) return 0;
     const size_t base_depth = nodes[first].depth - 1u;
@@ -259,7 +263,8 @@ static int add_escapes(grammar_masks *m, grammar_state *s, grammar_item at, cons
         const trie_node *nodes = m->v->tries[kind].nodes;
         const uint32_t node = l->escapes[i].node;
         for (uint32_t child = node + 1; child < nodes[node].end && code == 0; child = nodes[child].end)
-            if (next[nodes[child].byte / 32] >> nodes[child].byte % 32 & 1) code = walk(m, &s->m, kind, child, nodes[child].end, n_base, bits);
+            if (next[nodes[child].byte / 32] >> nodes[child].byte % 32 & 1)
+                code = walk(m, &s->m, kind, child, nodes[child].end, n_base, bits);
     }
     grammar_matcher_drop(&s->m, n_frames);
     return code;
@@ -306,7 +311,8 @@ int grammar_mask(grammar_masks *m, grammar_state *s, uint32_t *bits, weir_error 
     const int code = make_mask(m, s, bits);
     if (code < 0) {
         grammar_matcher_drop(&s->m, n_frames);
-        if (code == WEIR_E_LIMIT) return error_set(err, code, NULL, "the grammar is too ambiguous: too many ways to read the text so far");
+        if (code == WEIR_E_LIMIT)
+            return error_set(err, code, NULL, "the grammar is too ambiguous: too many ways to read the text so far");
         return nomem(err);
     }
     if (kept->bits == NULL) kept->bits = malloc((m->v->n_words + 1) * sizeof *kept->bits);

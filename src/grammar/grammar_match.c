@@ -134,8 +134,11 @@ static void *duplicate(const void *data, size_t n, size_t size) {
 }
 
 int grammar_matcher_copy(grammar_matcher *to, const grammar_matcher *from) {
-    *to = (grammar_matcher){.g = from->g, .n_frames = from->n_frames, .n_entries = from->n_entries,
-                           .n_buckets = from->n_buckets, .collect_at = from->collect_at};
+    *to = (grammar_matcher){.g = from->g,
+                            .n_frames = from->n_frames,
+                            .n_entries = from->n_entries,
+                            .n_buckets = from->n_buckets,
+                            .collect_at = from->collect_at};
     to->frames = duplicate(from->frames, from->n_frames, sizeof *to->frames);
     to->entries = duplicate(from->entries, from->n_entries, sizeof *to->entries);
     to->buckets = duplicate(from->buckets, from->n_buckets, sizeof *to->buckets);
@@ -224,14 +227,18 @@ static void add_place(grammar_matcher *m, grammar_item item) {
         slot = seen_slot(m, item);
         if (m->seen[slot]) return;
     }
-    if (m->n_raw >= MAX_ITEMS) m->code = WEIR_E_LIMIT;
-    else if (!grammar_grow((void **)&m->raw, m->n_raw, &m->raw_capacity, sizeof *m->raw)) m->code = WEIR_E_NOMEM;
+    if (m->n_raw >= MAX_ITEMS)
+        m->code = WEIR_E_LIMIT;
+    else if (!grammar_grow((void **)&m->raw, m->n_raw, &m->raw_capacity, sizeof *m->raw))
+        m->code = WEIR_E_NOMEM;
     if (m->code) return;
     m->raw[m->n_raw++] = item;
     if (m->n_raw > LINEAR_ITEMS) m->seen[slot] = (uint32_t)m->n_raw;
 }
 
-static bool before(const grammar_pending_call *a, const grammar_pending_call *b) { return a->rank < b->rank; }
+static bool before(const grammar_pending_call *a, const grammar_pending_call *b) {
+    return a->rank < b->rank;
+}
 
 static void push_call(grammar_matcher *m, grammar_pending_call call) {
     if (!grammar_grow((void **)&m->calls, m->n_calls, &m->calls_capacity, sizeof *m->calls)) {
@@ -255,8 +262,8 @@ static grammar_pending_call pop_call(grammar_matcher *m) {
     return top;
 }
 
-/* Follows the places from index `next` of raw: calls go to the heap, nullable calls are stepped over, items that take bytes go to
- * *out; with `returns` finished rules return. */
+/* Follows the places from index `next` of raw: calls go to the heap, nullable calls are stepped over, items that take bytes go
+ * to *out; with `returns` finished rules return. */
 static void follow_places(grammar_matcher *m, size_t next, bool returns, grammar_items *out) {
     const grammar *g = m->g;
     for (; next < m->n_raw && m->code == 0; next++) {
@@ -282,7 +289,8 @@ static void make_calls(grammar_matcher *m, grammar_items *out) {
             const grammar_pending_call call = pop_call(m);
             const grammar_frame *outer = &m->frames[call.frame];
             bool ok = true;
-            if (!g->states[call.to].is_leaf) ok = new_entry(m, (grammar_item){call.to, call.frame});
+            if (!g->states[call.to].is_leaf)
+                ok = new_entry(m, (grammar_item){call.to, call.frame});
             else
                 for (uint32_t i = 0; i < outer->n && ok; i++) ok = new_entry(m, m->entries[outer->first + i]);
             if (!ok) m->code = WEIR_E_NOMEM;

@@ -10,7 +10,8 @@ typedef struct grammar_item {
     uint32_t state, frame;
 } grammar_item;
 
-/* A frame is the set of places where a call may return; frames with the same entries are one. Entries refer to earlier frames. */
+/* A frame is the set of places where a call may return; frames with the same entries are one. Entries refer to earlier frames.
+ */
 typedef struct grammar_frame {
     uint32_t first, n; /* entries */
     uint32_t next;     /* in its bucket */
@@ -55,7 +56,8 @@ int grammar_matcher_copy(grammar_matcher *to, const grammar_matcher *from);
 void grammar_matcher_drop(grammar_matcher *m, size_t n_frames);
 /* Drops the frames that `items` do not need, once there are many, and renumbers the items'. 0 or WEIR_E_NOMEM. */
 int grammar_matcher_collect(grammar_matcher *m, grammar_items *items);
-/* The items that can take a byte, or end the text, from the places `places`; appended to *out. 0, WEIR_E_NOMEM, WEIR_E_LIMIT. */
+/* The items that can take a byte, or end the text, from the places `places`; appended to *out. 0, WEIR_E_NOMEM, WEIR_E_LIMIT.
+ */
 int grammar_matcher_close(grammar_matcher *m, const grammar_item *places, size_t n, grammar_items *out);
 /* The items after one byte, appended to *out, whose memory must not be that of `from`. */
 int grammar_matcher_step(grammar_matcher *m, const grammar_item *from, size_t n, uint8_t byte, grammar_items *out);

@@ -1,5 +1,5 @@
-/* Numbers of JSON Schema: bounds as automata over decimal digits, multipleOf as an automaton over remainders. Numbers have at most
- * 18 digits before the point and 17 behind; with bounds or multipleOf they are written without exponent. */
+/* Numbers of JSON Schema: bounds as automata over decimal digits, multipleOf as an automaton over remainders. Numbers have at
+ * most 18 digits before the point and 17 behind; with bounds or multipleOf they are written without exponent. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,13 +14,16 @@ typedef struct decimal {
     char whole[MAX_DECIMAL + 24], fraction[MAX_DECIMAL + 24];
 } decimal;
 
-static bool is_zero(const decimal *d) { return strcmp(d->whole, "0") == 0 && d->fraction[0] == '\0'; }
+static bool is_zero(const decimal *d) {
+    return strcmp(d->whole, "0") == 0 && d->fraction[0] == '\0';
+}
 
 static void decimal_from(const json_t *value, decimal *out) {
     char text[64], digits[40] = "";
     int exponent = 0; /* of the digits read as an integer */
     *out = (decimal){0};
-    if (json_is_integer(value)) snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));
+    if (json_is_integer(value))
+        snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));
     else
         for (int precision = 1; precision <= 17; precision++) { /* the shortest that reads back the same */
             snprintf(text, sizeof text, "%.*e", precision - 1, json_real_value(value));
@@ -29,8 +32,10 @@ static void decimal_from(const json_t *value, decimal *out) {
     size_t n = 0;
     bool after_point = false;
     for (const char *p = text; *p; p++) {
-        if (*p == '-') out->negative = true;
-        else if (*p == '.') after_point = true;
+        if (*p == '-')
+            out->negative = true;
+        else if (*p == '.')
+            after_point = true;
         else if (*p == 'e') {
             exponent += atoi(p + 1);
             break;
@@ -78,9 +83,13 @@ static void tighten(bound *b, const json_t *value, bool exclusive, int sign) {
 
 /* ---- digits ------------------------------------------------------------------------------------------------------------- */
 
-static const expr *digits(grammar_builder *b, uint32_t min, uint32_t max) { return grammar_repeat(b, grammar_bytes(b, '0', '9'), min, max); }
+static const expr *digits(grammar_builder *b, uint32_t min, uint32_t max) {
+    return grammar_repeat(b, grammar_bytes(b, '0', '9'), min, max);
+}
 
-static const expr *digit_range(grammar_builder *b, char lo, char hi) { return lo > hi ? grammar_nothing() : grammar_bytes(b, (uint8_t)lo, (uint8_t)hi); }
+static const expr *digit_range(grammar_builder *b, char lo, char hi) {
+    return lo > hi ? grammar_nothing() : grammar_bytes(b, (uint8_t)lo, (uint8_t)hi);
+}
 
 /* Digit strings of the length of `least` that are not less than it. */
 static const expr *digits_from(grammar_builder *b, const char *least) {
@@ -99,7 +108,8 @@ static const expr *digits_up_to(grammar_builder *b, const char *most) {
 
 /* Whole numbers without leading zeros. */
 static const expr *any_whole(grammar_builder *b) {
-    return grammar_alt2(b, grammar_text(b, "0"), grammar_seq4(b, grammar_bytes(b, '1', '9'), digits(b, 0, MAX_INT_DIGITS - 1), NULL, NULL));
+    return grammar_alt2(b, grammar_text(b, "0"),
+                        grammar_seq4(b, grammar_bytes(b, '1', '9'), digits(b, 0, MAX_INT_DIGITS - 1), NULL, NULL));
 }
 
 /* Strings of at least min_length digits, of any length of theirs over the limit too, so that large bounds can be met at all. */
@@ -116,16 +126,18 @@ static const expr *shorter_than(grammar_builder *b, size_t n) {
 
 /* Whole numbers greater, or less, than `whole`. */
 static const expr *whole_over(grammar_builder *b, const char *whole) {
-    const fa *same_length = grammar_regular(b, grammar_seq4(b, strlen(whole) > 1 ? digit_range(b, '1', '9') : digits(b, 1, 1),
-                                                            digits(b, (uint32_t)strlen(whole) - 1, (uint32_t)strlen(whole) - 1), NULL, NULL));
+    const fa *same_length =
+        grammar_regular(b, grammar_seq4(b, strlen(whole) > 1 ? digit_range(b, '1', '9') : digits(b, 1, 1),
+                                        digits(b, (uint32_t)strlen(whole) - 1, (uint32_t)strlen(whole) - 1), NULL, NULL));
     const fa *not_less = grammar_intersect(b, same_length, grammar_regular(b, digits_from(b, whole)));
     const fa *more = grammar_subtract(b, not_less, grammar_regular(b, grammar_text(b, whole)));
     return grammar_alt2(b, longer_than(b, strlen(whole)), grammar_automaton(b, more));
 }
 
 static const expr *whole_under(grammar_builder *b, const char *whole) {
-    const fa *same_length = grammar_regular(b, grammar_seq4(b, strlen(whole) > 1 ? digit_range(b, '1', '9') : digits(b, 1, 1),
-                                                            digits(b, (uint32_t)strlen(whole) - 1, (uint32_t)strlen(whole) - 1), NULL, NULL));
+    const fa *same_length =
+        grammar_regular(b, grammar_seq4(b, strlen(whole) > 1 ? digit_range(b, '1', '9') : digits(b, 1, 1),
+                                        digits(b, (uint32_t)strlen(whole) - 1, (uint32_t)strlen(whole) - 1), NULL, NULL));
     const fa *not_more = grammar_intersect(b, same_length, grammar_regular(b, digits_up_to(b, whole)));
     const fa *less = grammar_subtract(b, not_more, grammar_regular(b, grammar_text(b, whole)));
     return grammar_alt2(b, shorter_than(b, strlen(whole)), grammar_automaton(b, less));
@@ -143,12 +155,14 @@ static const expr *fraction_from(grammar_builder *b, const char *f, bool exclusi
     if (f[0] == '\0')
         return exclusive ? grammar_seq4(b, zeros, grammar_bytes(b, '1', '9'), digits(b, 0, MAX_FRACTION_DIGITS), NULL)
                          : digits(b, 0, MAX_FRACTION_DIGITS);
-    return grammar_alt2(b, grammar_seq4(b, digit_range(b, (char)(f[0] + 1), '9'), digits(b, 0, MAX_FRACTION_DIGITS), NULL, NULL),
+    return grammar_alt2(b,
+                        grammar_seq4(b, digit_range(b, (char)(f[0] + 1), '9'), digits(b, 0, MAX_FRACTION_DIGITS), NULL, NULL),
                         grammar_seq4(b, digit_range(b, f[0], f[0]), fraction_from(b, f + 1, exclusive), NULL, NULL));
 }
 
 static const expr *fraction_up_to(grammar_builder *b, const char *f, bool exclusive) {
-    if (f[0] == '\0') return exclusive ? grammar_nothing() : grammar_repeat(b, grammar_bytes(b, '0', '0'), 0, MAX_FRACTION_DIGITS);
+    if (f[0] == '\0')
+        return exclusive ? grammar_nothing() : grammar_repeat(b, grammar_bytes(b, '0', '0'), 0, MAX_FRACTION_DIGITS);
     const expr *less = grammar_seq4(b, digit_range(b, '0', (char)(f[0] - 1)), digits(b, 0, MAX_FRACTION_DIGITS), NULL, NULL);
     const expr *same = grammar_seq4(b, digit_range(b, f[0], f[0]), fraction_up_to(b, f + 1, exclusive), NULL, NULL);
     return grammar_alt2(b, grammar_empty(), grammar_alt2(b, less, same)); /* to end here is less: some digit of f is not zero */
@@ -158,7 +172,8 @@ static const expr *fraction_up_to(grammar_builder *b, const char *f, bool exclus
 static const expr *with_point(grammar_builder *b, const expr *content) {
     const fa *a = grammar_regular(b, content), *some = grammar_regular(b, digits(b, 1, NO_BOUND));
     if (b->code) return grammar_nothing();
-    const expr *written = grammar_seq4(b, grammar_text(b, "."), grammar_automaton(b, grammar_intersect(b, a, some)), NULL, NULL);
+    const expr *written =
+        grammar_seq4(b, grammar_text(b, "."), grammar_automaton(b, grammar_intersect(b, a, some)), NULL, NULL);
     return a->final[0] ? grammar_optional(b, written) : written;
 }
 
@@ -166,15 +181,17 @@ static const expr *with_point(grammar_builder *b, const expr *content) {
 static const expr *magnitude_from(grammar_builder *b, const decimal *d, bool exclusive, bool integer) {
     const expr *over = whole_over(b, d->whole);
     if (integer) return d->fraction[0] || exclusive ? over : grammar_alt2(b, over, grammar_text(b, d->whole));
-    return grammar_alt2(b, grammar_seq4(b, over, any_fraction(b), NULL, NULL),
-                        grammar_seq4(b, grammar_text(b, d->whole), with_point(b, fraction_from(b, d->fraction, exclusive)), NULL, NULL));
+    return grammar_alt2(
+        b, grammar_seq4(b, over, any_fraction(b), NULL, NULL),
+        grammar_seq4(b, grammar_text(b, d->whole), with_point(b, fraction_from(b, d->fraction, exclusive)), NULL, NULL));
 }
 
 static const expr *magnitude_up_to(grammar_builder *b, const decimal *d, bool exclusive, bool integer) {
     const expr *under = whole_under(b, d->whole);
     if (integer) return d->fraction[0] == '\0' && exclusive ? under : grammar_alt2(b, under, grammar_text(b, d->whole));
-    return grammar_alt2(b, grammar_seq4(b, under, any_fraction(b), NULL, NULL),
-                        grammar_seq4(b, grammar_text(b, d->whole), with_point(b, fraction_up_to(b, d->fraction, exclusive)), NULL, NULL));
+    return grammar_alt2(
+        b, grammar_seq4(b, under, any_fraction(b), NULL, NULL),
+        grammar_seq4(b, grammar_text(b, d->whole), with_point(b, fraction_up_to(b, d->fraction, exclusive)), NULL, NULL));
 }
 
 /* ---- both bounds -------------------------------------------------------------------------------------------------------- */
@@ -232,12 +249,15 @@ static const expr *multiples(grammar_builder *b, uint32_t n, uint32_t scale) {
             const bool done = (uint64_t)r * power[scale - phase] % n == 0;
             for (uint32_t d = 0; d < 10; d++) {
                 const uint32_t to = (uint32_t)((10ull * r + d) % n);
-                if (phase == 0) grammar_graph_edge(b, &g, from, GRAPH_FIRST + to, by_digit[d]);
-                else if (phase < scale) grammar_graph_edge(b, &g, from, GRAPH_FIRST + (phase + 1) * n + to, by_digit[d]);
+                if (phase == 0)
+                    grammar_graph_edge(b, &g, from, GRAPH_FIRST + to, by_digit[d]);
+                else if (phase < scale)
+                    grammar_graph_edge(b, &g, from, GRAPH_FIRST + (phase + 1) * n + to, by_digit[d]);
             }
             if (phase == 0) { /* the first digit behind the point is that of phase 1 */
                 for (uint32_t d = 0; d < 10 && scale; d++)
-                    grammar_graph_edge(b, &g, from, GRAPH_FIRST + n + (uint32_t)((10ull * r + d) % n), grammar_seq4(b, point, by_digit[d], NULL, NULL));
+                    grammar_graph_edge(b, &g, from, GRAPH_FIRST + n + (uint32_t)((10ull * r + d) % n),
+                                       grammar_seq4(b, point, by_digit[d], NULL, NULL));
                 if (scale == 0 && done) grammar_graph_edge(b, &g, from, zeros, grammar_seq4(b, point, zero, NULL, NULL));
             } else if (phase == scale && done) {
                 grammar_graph_edge(b, &g, from, zeros, zero);
@@ -254,9 +274,11 @@ static const fa *add_multiple(schema_compiler *c, const fa *a, const json_t *sch
     snprintf(text, sizeof text, "%s%s", d.whole, d.fraction);
     const unsigned long long n = strtoull(text, NULL, 10);
     const size_t scale = strlen(d.fraction);
-    if (d.negative || is_zero(&d)) grammar_schema_fail(c, WEIR_E_FORMAT, schema, "multipleOf must be greater than 0");
+    if (d.negative || is_zero(&d))
+        grammar_schema_fail(c, WEIR_E_FORMAT, schema, "multipleOf must be greater than 0");
     else if (strlen(text) > 9 || scale > 9 || n * (scale + 1) > MAX_REMAINDERS)
-        grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema, "multipleOf %s is not supported: at most %d remainders", text, MAX_REMAINDERS);
+        grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema, "multipleOf %s is not supported: at most %d remainders", text,
+                            MAX_REMAINDERS);
     if (c->b->code) return NULL;
     return grammar_intersect(c->b, a, grammar_regular(c->b, multiples(c->b, (uint32_t)n, (uint32_t)scale)));
 }
@@ -266,7 +288,8 @@ static const fa *add_multiple(schema_compiler *c, const fa *a, const json_t *sch
 /* Without bounds: exponents that cannot overflow a double. */
 static const expr *free_number(schema_compiler *c, bool integer) {
     static const char whole[] = "-?(?:0|[1-9][0-9]{0,17})";
-    static const char any[] = "-?(?:(?:0|[1-9][0-9]{0,17})(?:\\.[0-9]{1,17})?(?:[eE](?:[+-]?[0-9]{1,2}|-[123][0-9]{2}|\\+?1[0-9]{2}|\\+?2[0-8][0-9]))?|"
+    static const char any[] = "-?(?:(?:0|[1-9][0-9]{0,17})(?:\\.[0-9]{1,17})?(?:[eE](?:[+-]?[0-9]{1,2}|-[123][0-9]{2}|\\+?1[0-"
+                              "9]{2}|\\+?2[0-8][0-9]))?|"
                               "[0-9](?:\\.[0-9]{1,17})?[eE]\\+?(?:29[0-9]|30[0-7]))";
     const char *pattern = integer ? whole : any;
     const expr **shared = integer ? &c->integer : &c->number;
@@ -288,13 +311,16 @@ const expr *grammar_schema_number(schema_compiler *c, const conjunction *k, bool
     for (size_t i = 0; i < k->n && b->code == 0; i++) {
         const json_t *schema = k->members[i].schema;
         if (k->members[i].negated) {
-            grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema, "the negation (not, oneOf or if) of a schema for numbers is not supported");
+            grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema,
+                                "the negation (not, oneOf or if) of a schema for numbers is not supported");
             break;
         }
         for (size_t l = 0; l < 4; l++) {
             const json_t *value = json_object_get(schema, limits[l].keyword);
-            if (value && !json_is_number(value)) grammar_schema_fail(c, WEIR_E_FORMAT, schema, "%s must be a number", limits[l].keyword);
-            else if (value) tighten(limits[l].sign > 0 ? &lower : &upper, value, limits[l].exclusive, limits[l].sign);
+            if (value && !json_is_number(value))
+                grammar_schema_fail(c, WEIR_E_FORMAT, schema, "%s must be a number", limits[l].keyword);
+            else if (value)
+                tighten(limits[l].sign > 0 ? &lower : &upper, value, limits[l].exclusive, limits[l].sign);
         }
         const json_t *m = json_object_get(schema, "multipleOf");
         if (m && !json_is_number(m)) grammar_schema_fail(c, WEIR_E_FORMAT, schema, "multipleOf must be a number");

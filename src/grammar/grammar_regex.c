@@ -1,8 +1,8 @@
 /* Regular expressions: the regular part of Python's re and of ECMA-262, read by a recursive descent whose depth is bounded.
  *
  * Anchors: ^ and $ become the bytes 0xFE and 0xFF, which occur in no UTF-8. A pattern is then matched against texts of the form
- * FE* text FF*, which gives anchors their meaning wherever they stand, and the two bytes are erased from the automaton. The usual
- * anchors at the very ends are taken off before. */
+ * FE* text FF*, which gives anchors their meaning wherever they stand, and the two bytes are erased from the automaton. The
+ * usual anchors at the very ends are taken off before. */
 #include <stdio.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -45,10 +45,12 @@ static const expr *class_expr(regex *p, code_set *set) {
 
 /* ---- classes by name ---------------------------------------------------------------------------------------------------- */
 
-static const code_range ecma_space[] = {{'\t', '\r'}, {' ', ' '}, {0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029},
-                                        {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
-static const code_range python_space[] = {{'\t', '\r'}, {0x1C, ' '}, {0x85, 0x85}, {0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A},
-                                          {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}};
+static const code_range ecma_space[] = {{'\t', '\r'},     {' ', ' '},       {0xA0, 0xA0},     {0x1680, 0x1680},
+                                        {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F},
+                                        {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
+static const code_range python_space[] = {{'\t', '\r'},     {0x1C, ' '},      {0x85, 0x85},     {0xA0, 0xA0},
+                                          {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F},
+                                          {0x205F, 0x205F}, {0x3000, 0x3000}};
 static const code_range ecma_word[] = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
 static const code_range ascii_digit[] = {{'0', '9'}};
 
@@ -61,8 +63,9 @@ static void add_categories(regex *p, code_set *set, const char *names) {
     bool wanted[UTF8PROC_CATEGORY_CO + 1] = {false};
     if (!grammar_work(p->b, 200000)) return;
     for (uint32_t first = 0, c = 0; c <= MAX_CODE_POINT + 1; c++) {
-        static const char of_category[][3] = {"Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps",
-                                              "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co"};
+        static const char of_category[][3] = {"Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd",
+                                              "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm",
+                                              "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co"};
         if (c == 0)
             for (size_t k = 0; k < sizeof of_category / sizeof of_category[0]; k++)
                 for (const char *n = names; *n; n += 2)
@@ -80,8 +83,10 @@ static bool named_class(regex *p, char letter, code_set *set) {
     code_set named = {0};
     switch (letter | 0x20) {
     case 'd':
-        if (python) add_categories(p, &named, "Nd");
-        else add_ranges(p, &named, ascii_digit, 1);
+        if (python)
+            add_categories(p, &named, "Nd");
+        else
+            add_ranges(p, &named, ascii_digit, 1);
         break;
     case 'w':
         if (python) {
@@ -92,10 +97,13 @@ static bool named_class(regex *p, char letter, code_set *set) {
         }
         break;
     case 's':
-        if (python) add_ranges(p, &named, python_space, sizeof python_space / sizeof python_space[0]);
-        else add_ranges(p, &named, ecma_space, sizeof ecma_space / sizeof ecma_space[0]);
+        if (python)
+            add_ranges(p, &named, python_space, sizeof python_space / sizeof python_space[0]);
+        else
+            add_ranges(p, &named, ecma_space, sizeof ecma_space / sizeof ecma_space[0]);
         break;
-    default: return false;
+    default:
+        return false;
     }
     if (p->b->code) return true;
     grammar_set_normalise(&named);
@@ -108,9 +116,10 @@ static bool named_class(regex *p, char letter, code_set *set) {
 static void property_class(regex *p, bool negated, code_set *set) {
     static const struct {
         const char *name, *categories;
-    } long_names[] = {{"Letter", "L "},          {"Uppercase_Letter", "Lu"}, {"Lowercase_Letter", "Ll"}, {"Mark", "M "}, {"Number", "N "},
-                      {"Decimal_Number", "Nd"},  {"Punctuation", "P "},      {"Symbol", "S "},           {"Separator", "Z "},
-                      {"Space_Separator", "Zs"}, {"Control", "Cc"},          {"Other", "C "},            {"Alphabetic", "L Nl"}};
+    } long_names[] = {{"Letter", "L "},      {"Uppercase_Letter", "Lu"}, {"Lowercase_Letter", "Ll"}, {"Mark", "M "},
+                      {"Number", "N "},      {"Decimal_Number", "Nd"},   {"Punctuation", "P "},      {"Symbol", "S "},
+                      {"Separator", "Z "},   {"Space_Separator", "Zs"},  {"Control", "Cc"},          {"Other", "C "},
+                      {"Alphabetic", "L Nl"}};
     char name[32] = {0};
     size_t n = 0;
     if (!take(p, "{")) regex_fail(p, WEIR_E_FORMAT, "expected { after \\p");
@@ -119,7 +128,8 @@ static void property_class(regex *p, bool negated, code_set *set) {
     if (!take(p, "}")) regex_fail(p, WEIR_E_FORMAT, "expected } after the property");
     const char *categories = NULL;
     char written[3] = {name[0], n == 2 ? name[1] : ' ', '\0'};
-    if ((n == 1 && strchr("LMNPSZC", name[0])) || (n == 2 && strchr("LMNPSZC", name[0]) && name[1] >= 'a')) categories = written;
+    if ((n == 1 && strchr("LMNPSZC", name[0])) || (n == 2 && strchr("LMNPSZC", name[0]) && name[1] >= 'a'))
+        categories = written;
     for (size_t i = 0; i < sizeof long_names / sizeof long_names[0]; i++)
         if (strcmp(name, long_names[i].name) == 0) categories = long_names[i].categories;
     if (categories == NULL) regex_fail(p, WEIR_E_UNSUPPORTED, "a property other than a general category is not supported");
@@ -153,7 +163,8 @@ static uint32_t read_hex(regex *p, int n_digits) {
 static uint32_t read_unicode_escape(regex *p) {
     uint32_t value = 0;
     if (p->dialect == REGEX_SCHEMA && take(p, "{")) {
-        while (p->at < p->end && hex_digit(*p->at) >= 0 && value <= MAX_CODE_POINT) value = value << 4 | (uint32_t)hex_digit(*p->at++);
+        while (p->at < p->end && hex_digit(*p->at) >= 0 && value <= MAX_CODE_POINT)
+            value = value << 4 | (uint32_t)hex_digit(*p->at++);
         if (!take(p, "}")) regex_fail(p, WEIR_E_FORMAT, "expected } after the code point");
         return value;
     }
@@ -193,30 +204,41 @@ static uint32_t read_escape(regex *p, bool in_class) {
     if (kind >= '0' && kind <= '9') return read_digit_escape(p, in_class);
     p->at += utf8_decode(p->at, (size_t)(p->end - p->at), &c);
     switch (kind) {
-    case 't': return '\t';
-    case 'n': return '\n';
-    case 'r': return '\r';
-    case 'f': return '\f';
-    case 'v': return '\v';
+    case 't':
+        return '\t';
+    case 'n':
+        return '\n';
+    case 'r':
+        return '\r';
+    case 'f':
+        return '\f';
+    case 'v':
+        return '\v';
     case 'a':
         if (python) return '\a';
         break;
     case 'b':
         if (in_class) return '\b';
         break;
-    case 'x': return read_hex(p, 2);
-    case 'u': return read_unicode_escape(p);
+    case 'x':
+        return read_hex(p, 2);
+    case 'u':
+        return read_unicode_escape(p);
     case 'U':
         if (python) return read_hex(p, 8);
         break;
     case 'c':
         if (!python && p->at < p->end && ((*p->at | 0x20) >= 'a' && (*p->at | 0x20) <= 'z')) return (uint32_t)(*p->at++ & 31);
         break;
-    default: break;
+    default:
+        break;
     }
     if ((kind >= 'a' && kind <= 'z') || (kind >= 'A' && kind <= 'Z')) {
         p->at--;
-        regex_fail(p, kind == 'b' || kind == 'B' ? WEIR_E_UNSUPPORTED : kind == 'k' ? WEIR_E_UNSUPPORTED : WEIR_E_FORMAT,
+        regex_fail(p,
+                   kind == 'b' || kind == 'B' ? WEIR_E_UNSUPPORTED
+                   : kind == 'k'              ? WEIR_E_UNSUPPORTED
+                                              : WEIR_E_FORMAT,
                    kind == 'b' || kind == 'B' ? "word boundaries (\\b, \\B) are not supported"
                    : kind == 'k'              ? "back-references are not supported"
                                               : "unknown escape");
@@ -262,8 +284,10 @@ static const expr *read_class(regex *p) {
         if (p->b->code) break;
         if (p->at + 1 < p->end && p->at[0] == '-' && p->at[1] != ']') {
             p->at++;
-            if (!single || !read_member(p, &set, &hi) || hi < lo) regex_fail(p, WEIR_E_FORMAT, "a range whose ends are not characters in order");
-            else grammar_set_add(p->b, &set, lo, hi);
+            if (!single || !read_member(p, &set, &hi) || hi < lo)
+                regex_fail(p, WEIR_E_FORMAT, "a range whose ends are not characters in order");
+            else
+                grammar_set_add(p->b, &set, lo, hi);
         } else if (single) {
             grammar_set_add(p->b, &set, lo, lo);
         }
@@ -290,7 +314,8 @@ static const expr *read_dot(regex *p) {
 
 static const expr *char_expr(regex *p, uint32_t c) {
     code_set set = {0};
-    if (c > MAX_CODE_POINT || (c >= 0xD800 && c <= 0xDFFF)) regex_fail(p, WEIR_E_UNSUPPORTED, "a character that UTF-8 cannot hold");
+    if (c > MAX_CODE_POINT || (c >= 0xD800 && c <= 0xDFFF))
+        regex_fail(p, WEIR_E_UNSUPPORTED, "a character that UTF-8 cannot hold");
     grammar_set_add(p->b, &set, c, c);
     return class_expr(p, &set);
 }
@@ -373,16 +398,32 @@ static const expr *read_escaped_atom(regex *p) {
 static const expr *read_atom(regex *p) {
     uint32_t c;
     switch (*p->at) {
-    case '(': p->at++; return read_group(p);
-    case '[': p->at++; return read_class(p);
-    case '.': p->at++; return read_dot(p);
-    case '^': p->at++; return anchor(p, p->begin);
-    case '$': p->at++; return anchor(p, p->stop);
-    case '\\': p->at++; return read_escaped_atom(p);
+    case '(':
+        p->at++;
+        return read_group(p);
+    case '[':
+        p->at++;
+        return read_class(p);
+    case '.':
+        p->at++;
+        return read_dot(p);
+    case '^':
+        p->at++;
+        return anchor(p, p->begin);
+    case '$':
+        p->at++;
+        return anchor(p, p->stop);
+    case '\\':
+        p->at++;
+        return read_escaped_atom(p);
     case '*':
     case '+':
-    case '?': regex_fail(p, WEIR_E_FORMAT, "nothing to repeat"); return grammar_empty();
-    default: p->at += utf8_decode(p->at, (size_t)(p->end - p->at), &c); return char_expr(p, c);
+    case '?':
+        regex_fail(p, WEIR_E_FORMAT, "nothing to repeat");
+        return grammar_empty();
+    default:
+        p->at += utf8_decode(p->at, (size_t)(p->end - p->at), &c);
+        return char_expr(p, c);
     }
 }
 
@@ -416,11 +457,19 @@ static bool read_braces(regex *p, uint32_t *min, uint32_t *max) {
 static bool read_quantifier(regex *p, uint32_t *min, uint32_t *max) {
     if (p->at == p->end) return false;
     switch (*p->at) {
-    case '*': *min = 0, *max = NO_BOUND; break;
-    case '+': *min = 1, *max = NO_BOUND; break;
-    case '?': *min = 0, *max = 1; break;
-    case '{': return read_braces(p, min, max);
-    default: return false;
+    case '*':
+        *min = 0, *max = NO_BOUND;
+        break;
+    case '+':
+        *min = 1, *max = NO_BOUND;
+        break;
+    case '?':
+        *min = 0, *max = 1;
+        break;
+    case '{':
+        return read_braces(p, min, max);
+    default:
+        return false;
     }
     p->at++;
     return true;
@@ -436,7 +485,8 @@ static const expr *read_sequence(regex *p) {
             if (peek(p, "+")) regex_fail(p, WEIR_E_UNSUPPORTED, "possessive repetitions are not supported");
             take(p, "?"); /* lazy: the same texts */
             uint32_t again_min, again_max;
-            if (p->b->code == 0 && read_quantifier(p, &again_min, &again_max)) regex_fail(p, WEIR_E_FORMAT, "a repetition of a repetition needs a group");
+            if (p->b->code == 0 && read_quantifier(p, &again_min, &again_max))
+                regex_fail(p, WEIR_E_FORMAT, "a repetition of a repetition needs a group");
             if (p->b->code == 0) item = grammar_repeat(p->b, item, min, max);
         }
         grammar_list_add(p->b, &items, item);
@@ -476,8 +526,8 @@ static const expr *with_anchors(regex *p, const expr *e) {
     return erase_anchors(p, grammar_intersect(b, pattern, form));
 }
 
-const expr *grammar_regex_parse(grammar_builder *b, const char *pattern, size_t n_bytes, regex_dialect dialect, bool in_json_string,
-                                const char *place) {
+const expr *grammar_regex_parse(grammar_builder *b, const char *pattern, size_t n_bytes, regex_dialect dialect,
+                                bool in_json_string, const char *place) {
     regex p = {b, pattern, pattern, pattern + n_bytes, place, dialect, in_json_string, 0, 0, NULL, NULL};
     p.begin = grammar_bytes(b, BYTE_BEGIN, BYTE_BEGIN);
     p.stop = grammar_bytes(b, BYTE_END, BYTE_END);
@@ -499,7 +549,8 @@ const expr *grammar_regex_parse(grammar_builder *b, const char *pattern, size_t 
             e = grammar_seq(b, &inner);
         }
     }
-    if (b->code == 0 && p.n_anchors != (size_t)at_begin + at_end) e = with_anchors(&p, e);
+    if (b->code == 0 && p.n_anchors != (size_t)at_begin + at_end)
+        e = with_anchors(&p, e);
     else if (b->code == 0 && dialect == REGEX_SCHEMA)
         e = grammar_seq4(b, at_begin ? grammar_empty() : any_text(&p), e, at_end ? grammar_empty() : any_text(&p), NULL);
     b->regular = was_regular;

@@ -58,9 +58,18 @@ static const struct {
     const char *name;
     unsigned types;
 } unsupported[] = {
-    {"$dynamicRef", TYPE_ANY},          {"$recursiveRef", TYPE_ANY},      {"unevaluatedItems", TYPE_ARRAY}, {"uniqueItems", TYPE_ARRAY},
-    {"maxContains", TYPE_ARRAY},        {"minContains", TYPE_ARRAY},      {"dependencies", TYPE_OBJECT},    {"dependentSchemas", TYPE_OBJECT},
-    {"dependentRequired", TYPE_OBJECT}, {"extends", TYPE_ANY},            {"disallow", TYPE_ANY},           {"contentSchema", 0},
+    {"$dynamicRef", TYPE_ANY},
+    {"$recursiveRef", TYPE_ANY},
+    {"unevaluatedItems", TYPE_ARRAY},
+    {"uniqueItems", TYPE_ARRAY},
+    {"maxContains", TYPE_ARRAY},
+    {"minContains", TYPE_ARRAY},
+    {"dependencies", TYPE_OBJECT},
+    {"dependentSchemas", TYPE_OBJECT},
+    {"dependentRequired", TYPE_OBJECT},
+    {"extends", TYPE_ANY},
+    {"disallow", TYPE_ANY},
+    {"contentSchema", 0},
 };
 
 static bool says_nothing(const char *name, const json_t *value) {
@@ -74,7 +83,8 @@ static void check_keywords(schema_compiler *c, const json_t *schema, unsigned ty
     for (size_t i = 0; i < sizeof unsupported / sizeof unsupported[0]; i++) {
         const json_t *value = json_object_get(schema, unsupported[i].name);
         if (value == NULL || !(unsupported[i].types & types) || says_nothing(unsupported[i].name, value)) continue;
-        if (strcmp(unsupported[i].name, "uniqueItems") == 0 && grammar_schema_count(c, schema, "maxItems", NO_BOUND) <= 1) continue;
+        if (strcmp(unsupported[i].name, "uniqueItems") == 0 && grammar_schema_count(c, schema, "maxItems", NO_BOUND) <= 1)
+            continue;
         grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema, "the keyword %s is not supported", unsupported[i].name);
     }
 }
@@ -84,28 +94,50 @@ static void check_forms(schema_compiler *c, const json_t *schema) {
     static const struct {
         const char *name;
         char form; /* o: object, a: non-empty array, l: any array, s: schema, t: schema or array of schemas */
-    } forms[] = {{"properties", 'o'}, {"patternProperties", 'o'}, {"$defs", 'o'}, {"definitions", 'o'}, {"allOf", 'a'}, {"anyOf", 'a'},
-                 {"oneOf", 'a'}, {"enum", 'l'}, {"required", 'l'}, {"prefixItems", 'l'}, {"items", 't'}, {"additionalProperties", 's'},
-                 {"propertyNames", 's'}, {"not", 's'}, {"if", 's'}, {"then", 's'}, {"else", 's'}, {"contains", 's'}, {"additionalItems", 's'}};
+    } forms[] = {{"properties", 'o'},
+                 {"patternProperties", 'o'},
+                 {"$defs", 'o'},
+                 {"definitions", 'o'},
+                 {"allOf", 'a'},
+                 {"anyOf", 'a'},
+                 {"oneOf", 'a'},
+                 {"enum", 'l'},
+                 {"required", 'l'},
+                 {"prefixItems", 'l'},
+                 {"items", 't'},
+                 {"additionalProperties", 's'},
+                 {"propertyNames", 's'},
+                 {"not", 's'},
+                 {"if", 's'},
+                 {"then", 's'},
+                 {"else", 's'},
+                 {"contains", 's'},
+                 {"additionalItems", 's'}};
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         const json_t *value = json_object_get(schema, forms[i].name);
         const bool is_schema = json_is_object(value) || json_is_boolean(value);
         const char form = forms[i].form;
-        const bool ok = value == NULL || (form == 'o' && json_is_object(value)) || (form == 'a' && json_array_size(value) > 0) ||
-                        (form == 'l' && json_is_array(value)) || (form == 's' && is_schema) || (form == 't' && (is_schema || json_is_array(value)));
-        if (!ok) grammar_schema_fail(c, WEIR_E_FORMAT, schema, "%s must be %s", forms[i].name,
-                                     form == 'o' ? "an object" : form == 'a' ? "an array that is not empty" : form == 'l' ? "an array" : "a schema");
+        const bool ok = value == NULL || (form == 'o' && json_is_object(value)) ||
+                        (form == 'a' && json_array_size(value) > 0) || (form == 'l' && json_is_array(value)) ||
+                        (form == 's' && is_schema) || (form == 't' && (is_schema || json_is_array(value)));
+        if (!ok)
+            grammar_schema_fail(c, WEIR_E_FORMAT, schema, "%s must be %s", forms[i].name,
+                                form == 'o'   ? "an object"
+                                : form == 'a' ? "an array that is not empty"
+                                : form == 'l' ? "an array"
+                                              : "a schema");
     }
     const json_t *required = json_object_get(schema, "required");
     for (size_t i = 0; i < json_array_size(required); i++)
-        if (!json_is_string(json_array_get(required, i))) grammar_schema_fail(c, WEIR_E_FORMAT, schema, "required must be an array of strings");
+        if (!json_is_string(json_array_get(required, i)))
+            grammar_schema_fail(c, WEIR_E_FORMAT, schema, "required must be an array of strings");
 }
 
 unsigned grammar_schema_types(schema_compiler *c, const json_t *schema) {
     static const struct {
         const char *name;
         unsigned types;
-    } names[] = {{"null", TYPE_NULL}, {"boolean", TYPE_BOOLEAN}, {"object", TYPE_OBJECT}, {"array", TYPE_ARRAY},
+    } names[] = {{"null", TYPE_NULL},     {"boolean", TYPE_BOOLEAN}, {"object", TYPE_OBJECT}, {"array", TYPE_ARRAY},
                  {"number", TYPE_NUMBER}, {"integer", TYPE_INTEGER}, {"string", TYPE_STRING}};
     const json_t *type = json_object_get(schema, "type");
     if (type == NULL) return TYPE_ANY;
@@ -116,7 +148,10 @@ unsigned grammar_schema_types(schema_compiler *c, const json_t *schema) {
         unsigned found = 0;
         for (size_t k = 0; k < sizeof names / sizeof names[0]; k++)
             if (name && strcmp(name, names[k].name) == 0) found = names[k].types;
-        if (!found) grammar_schema_fail(c, WEIR_E_FORMAT, schema, "unknown type \"%.40s\"; null, boolean, object, array, number, integer and string are known", name ? name : "?");
+        if (!found)
+            grammar_schema_fail(c, WEIR_E_FORMAT, schema,
+                                "unknown type \"%.40s\"; null, boolean, object, array, number, integer and string are known",
+                                name ? name : "?");
         types |= found;
     }
     return types;
@@ -156,9 +191,9 @@ static const json_t *find_anchor(const json_t *at, const char *name, int depth) 
     const json_t *found = NULL;
     if (anchor && strcmp(anchor, name) == 0) return at;
     if (depth > MAX_POINTER_DEPTH) return NULL;
-    json_object_foreach((json_t *)at, key, value)
-        if (found == NULL) found = find_anchor(value, name, depth + 1);
-    for (size_t i = 0; i < json_array_size(at) && found == NULL; i++) found = find_anchor(json_array_get(at, i), name, depth + 1);
+    json_object_foreach((json_t *)at, key, value) if (found == NULL) found = find_anchor(value, name, depth + 1);
+    for (size_t i = 0; i < json_array_size(at) && found == NULL; i++)
+        found = find_anchor(json_array_get(at, i), name, depth + 1);
     return found;
 }
 
@@ -173,7 +208,8 @@ const json_t *grammar_schema_resolve(schema_compiler *c, const json_t *schema, c
     const size_t n_id = id ? strcspn(id, "#") : 0;
     if (n_id && strncmp(text, id, n_id) == 0 && (text[n_id] == '#' || text[n_id] == '\0')) at_text += n_id;
     if (*at_text != '#' && *at_text != '\0') {
-        grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema, "$ref \"%.100s\" is not supported: only references within the schema are", text);
+        grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema,
+                            "$ref \"%.100s\" is not supported: only references within the schema are", text);
         return NULL;
     }
     const char *p = *at_text ? at_text + 1 : at_text;
@@ -181,9 +217,12 @@ const json_t *grammar_schema_resolve(schema_compiler *c, const json_t *schema, c
     while (at && *p == '/') {
         p++;
         const char *name = pointer_step(&p, step, sizeof step);
-        if (name == NULL) at = NULL;
-        else if (json_is_array(at)) at = *name >= '0' && *name <= '9' ? json_array_get(at, (size_t)strtoull(name, NULL, 10)) : NULL;
-        else at = json_object_get(at, name);
+        if (name == NULL)
+            at = NULL;
+        else if (json_is_array(at))
+            at = *name >= '0' && *name <= '9' ? json_array_get(at, (size_t)strtoull(name, NULL, 10)) : NULL;
+        else
+            at = json_object_get(at, name);
     }
     if (at == NULL || !(json_is_object(at) || json_is_boolean(at))) {
         grammar_schema_fail(c, WEIR_E_FORMAT, schema, "$ref \"%.100s\" does not lead to a schema", text);
@@ -265,12 +304,14 @@ static bool is_circular(const conjunction *k, size_t i) {
 
 static conjunction copy_of(schema_compiler *c, const conjunction *k) {
     conjunction copy = {0};
-    for (size_t i = 0; i < k->n; i++) grammar_schema_add(c, &copy, k->members[i].schema, k->members[i].negated, k->members[i].parent);
+    for (size_t i = 0; i < k->n; i++)
+        grammar_schema_add(c, &copy, k->members[i].schema, k->members[i].negated, k->members[i].parent);
     return copy;
 }
 
 /* Goes on with each schema of `list` in turn; with `exclusive` the others must not hold. */
-static void expand_choice(expansion *x, const conjunction *k, size_t next, int stage, int depth, const json_t *list, bool exclusive) {
+static void expand_choice(expansion *x, const conjunction *k, size_t next, int stage, int depth, const json_t *list,
+                          bool exclusive) {
     for (size_t i = 0; i < json_array_size(list) && x->c->b->code == 0; i++) {
         conjunction with = copy_of(x->c, k);
         grammar_schema_add(x->c, &with, json_array_get(list, i), false, (int)next);
@@ -291,25 +332,29 @@ static void expand_condition(expansion *x, const conjunction *k, size_t next, in
     }
 }
 
-/* Resolves what member `next` and those after it bring in: references, allOf and not as further members; anyOf, oneOf and if, in
- * three stages, as a choice. */
+/* Resolves what member `next` and those after it bring in: references, allOf and not as further members; anyOf, oneOf and if,
+ * in three stages, as a choice. */
 static void expand(expansion *x, conjunction k, size_t next, int stage, int depth) {
     schema_compiler *c = x->c;
-    if (depth > MAX_EXPANSION || k.n > MAX_EXPANSION) grammar_fail(c->b, WEIR_E_LIMIT, NULL, "too complex: more than %d schemas hold for one value", MAX_EXPANSION);
+    if (depth > MAX_EXPANSION || k.n > MAX_EXPANSION)
+        grammar_fail(c->b, WEIR_E_LIMIT, NULL, "too complex: more than %d schemas hold for one value", MAX_EXPANSION);
     for (; next < k.n && grammar_work(c->b, 8); next++, stage = 0) {
         const json_t *schema = k.members[next].schema, *list;
         if (k.members[next].negated) continue; /* looked into only where it is excluded */
         if (json_is_boolean(schema)) return;   /* false */
         if (stage == 0) {
-            if (is_circular(&k, next)) grammar_schema_fail(c, WEIR_E_FORMAT, schema, "the schema refers to itself for the same value");
+            if (is_circular(&k, next))
+                grammar_schema_fail(c, WEIR_E_FORMAT, schema, "the schema refers to itself for the same value");
             check_forms(c, schema);
-            const json_t *reference = json_object_get(schema, "$ref"), *all = json_object_get(schema, "allOf"), *negated = json_object_get(schema, "not");
+            const json_t *reference = json_object_get(schema, "$ref"), *all = json_object_get(schema, "allOf"),
+                         *negated = json_object_get(schema, "not");
             if (reference && c->b->code == 0) {
                 const json_t *target = grammar_schema_resolve(c, schema, reference);
                 if (target) grammar_schema_add(c, &k, target, false, (int)next);
             }
             for (size_t i = 0; i < json_array_size(all); i++) {
-                if (!json_is_object(json_array_get(all, i)) && !json_is_boolean(json_array_get(all, i))) grammar_schema_fail(c, WEIR_E_FORMAT, schema, "allOf must hold schemas");
+                if (!json_is_object(json_array_get(all, i)) && !json_is_boolean(json_array_get(all, i)))
+                    grammar_schema_fail(c, WEIR_E_FORMAT, schema, "allOf must hold schemas");
                 grammar_schema_add(c, &k, json_array_get(all, i), false, (int)next);
             }
             if (negated) grammar_schema_add(c, &k, negated, true, (int)next);
@@ -323,14 +368,17 @@ static void expand(expansion *x, conjunction k, size_t next, int stage, int dept
             expand_choice(x, &k, next, 3, depth, list, true);
             return;
         }
-        if (stage <= 3 && json_object_get(schema, "if") && (json_object_get(schema, "then") || json_object_get(schema, "else"))) {
+        if (stage <= 3 && json_object_get(schema, "if") &&
+            (json_object_get(schema, "then") || json_object_get(schema, "else"))) {
             expand_condition(x, &k, next, 4, depth, schema);
             return;
         }
     }
     if (c->b->code) return;
-    if (++x->n_alternatives > MAX_ALTERNATIVES) grammar_fail(c->b, WEIR_E_LIMIT, NULL, "too complex: more than %d alternatives for one value", MAX_ALTERNATIVES);
-    else compile_alternative(x, &k);
+    if (++x->n_alternatives > MAX_ALTERNATIVES)
+        grammar_fail(c->b, WEIR_E_LIMIT, NULL, "too complex: more than %d alternatives for one value", MAX_ALTERNATIVES);
+    else
+        compile_alternative(x, &k);
 }
 
 /* ---- exclusion ---------------------------------------------------------------------------------------------------------- */
@@ -351,7 +399,8 @@ static bool lists_apart(schema_compiler *c, const json_t *a, const json_t *b) {
     json_t *single = NULL;
     const json_t *values = listed_values(a, &single);
     bool apart = values != NULL;
-    for (size_t i = 0; i < json_array_size(values) && apart; i++) apart = grammar_schema_valid(c, b, json_array_get(values, i), 0) == 0;
+    for (size_t i = 0; i < json_array_size(values) && apart; i++)
+        apart = grammar_schema_valid(c, b, json_array_get(values, i), 0) == 0;
     json_decref(single);
     return apart;
 }
@@ -403,7 +452,8 @@ static bool objects_apart(schema_compiler *c, const conjunction *k, const json_t
         }
         if (never_both(c, &ours, TYPE_ANY, theirs, depth + 1)) return true;
     }
-    if (json_is_false(json_object_get(other, "additionalProperties")) && json_object_size(json_object_get(other, "patternProperties")) == 0)
+    if (json_is_false(json_object_get(other, "additionalProperties")) &&
+        json_object_size(json_object_get(other, "patternProperties")) == 0)
         for (size_t m = 0; m < k->n; m++) {
             const json_t *names = json_object_get(k->members[m].schema, "required");
             for (size_t i = 0; i < json_array_size(names) && !k->members[m].negated; i++)
@@ -417,7 +467,8 @@ static bool numbers_apart(const conjunction *k, const json_t *other) {
         const json_t *pair[2] = {k->members[i].schema, other};
         for (int swap = 0; swap < 2 && !k->members[i].negated; swap++) {
             const json_t *max = json_object_get(pair[swap], "maximum"), *emax = json_object_get(pair[swap], "exclusiveMaximum");
-            const json_t *min = json_object_get(pair[!swap], "minimum"), *emin = json_object_get(pair[!swap], "exclusiveMinimum");
+            const json_t *min = json_object_get(pair[!swap], "minimum"),
+                         *emin = json_object_get(pair[!swap], "exclusiveMinimum");
             if (max && min && json_number_value(max) < json_number_value(min)) return true;
             if (max && emin && json_number_value(max) <= json_number_value(emin)) return true;
             if (emax && min && json_number_value(emax) <= json_number_value(min)) return true;
@@ -469,16 +520,20 @@ static bool never_both(schema_compiler *c, const conjunction *k, unsigned types,
     for (int which = 0; which < 2; which++)
         if ((list = json_object_get(other, which ? "oneOf" : "anyOf"))) {
             bool all = true;
-            for (size_t i = 0; i < json_array_size(list) && all; i++) all = never_both(c, k, types, json_array_get(list, i), depth + 1);
+            for (size_t i = 0; i < json_array_size(list) && all; i++)
+                all = never_both(c, k, types, json_array_get(list, i), depth + 1);
             if (all) return true;
         }
     types &= grammar_schema_types(c, other);
     for (unsigned bit = 1; bit <= TYPE_STRING && c->b->code == 0; bit <<= 1) {
         if (!(types & bit)) continue;
         bool apart = false;
-        if (bit == TYPE_OBJECT) apart = objects_apart(c, k, other, depth) || counts_apart(c, k, other, "minProperties", "maxProperties");
-        else if (bit & TYPE_NUMBER) apart = numbers_apart(k, other);
-        else if (bit == TYPE_ARRAY) apart = counts_apart(c, k, other, "minItems", "maxItems");
+        if (bit == TYPE_OBJECT)
+            apart = objects_apart(c, k, other, depth) || counts_apart(c, k, other, "minProperties", "maxProperties");
+        else if (bit & TYPE_NUMBER)
+            apart = numbers_apart(k, other);
+        else if (bit == TYPE_ARRAY)
+            apart = counts_apart(c, k, other, "minItems", "maxItems");
         else if (bit == TYPE_STRING) {
             apart = counts_apart(c, k, other, "minLength", "maxLength");
             if (!apart && (json_object_get(other, "pattern") || json_object_get(other, "format"))) {
@@ -540,7 +595,7 @@ static void add_simple(expansion *x, const conjunction *k, json_t *value, const 
     if (allows_simple(x->c, k, value)) grammar_list_add(x->c->b, &x->out, grammar_text(x->c->b, text));
 }
 
-/* The members of k for `type`; false if there can be no value of that type because one is excluded whatever it is. */
+/* Whether one of the excluded schemas holds for every value of that type. */
 static bool type_excluded(schema_compiler *c, const conjunction *k, unsigned type) {
     for (size_t i = 0; i < k->n; i++) {
         const json_t *s = k->members[i].schema;
@@ -603,18 +658,23 @@ static int compile_text(grammar **out, const char *text, size_t n_bytes, weir_er
     grammar_builder b;
     json_error_t error;
     *out = NULL;
-    FAIL_IF(n_bytes > MAX_SCHEMA_BYTES, err, WEIR_E_LIMIT, NULL, "the schema has %zu bytes; at most %d are supported", n_bytes, MAX_SCHEMA_BYTES);
+    FAIL_IF(n_bytes > MAX_SCHEMA_BYTES, err, WEIR_E_LIMIT, NULL, "the schema has %zu bytes; at most %d are supported", n_bytes,
+            MAX_SCHEMA_BYTES);
     json_t *root = json_loadb(text, n_bytes, JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
-    FAIL_IF(root == NULL, err, WEIR_E_FORMAT, NULL, "the schema is not JSON: line %d, column %d: %s", error.line, error.column, error.text);
+    FAIL_IF(root == NULL, err, WEIR_E_FORMAT, NULL, "the schema is not JSON: line %d, column %d: %s", error.line, error.column,
+            error.text);
     grammar_builder_init(&b, err);
-    if (!json_is_object(root) && !json_is_boolean(root)) grammar_fail(&b, WEIR_E_FORMAT, NULL, "a schema must be an object or a boolean");
+    if (!json_is_object(root) && !json_is_boolean(root))
+        grammar_fail(&b, WEIR_E_FORMAT, NULL, "a schema must be an object or a boolean");
     const int code = b.code ? b.code : compile_document(&b, root, out);
     json_decref(root);
     grammar_builder_free(&b);
     return code;
 }
 
-int grammar_compile_json_schema(grammar **out, const char *text, size_t n_bytes, weir_error *err) { return compile_text(out, text, n_bytes, err); }
+int grammar_compile_json_schema(grammar **out, const char *text, size_t n_bytes, weir_error *err) {
+    return compile_text(out, text, n_bytes, err);
+}
 
 int grammar_compile_json_object(grammar **out, weir_error *err) {
     static const char any_object[] = "{\"type\":\"object\"}";

@@ -1,9 +1,9 @@
 /* What the files of the JSON Schema compiler share.
  *
- * The unit of compilation is a conjunction: a set of schemas of the document that a value must all satisfy, and of schemas that it
- * must not satisfy. References and allOf only add members; anyOf, oneOf and if split a conjunction into alternatives. What is left
- * are members whose other keywords say something about one type of value each, and those are compiled together: this is how allOf,
- * siblings of $ref, and properties that several members declare are merged. */
+ * The unit of compilation is a conjunction: a set of schemas of the document that a value must all satisfy, and of schemas that
+ * it must not satisfy. References and allOf only add members; anyOf, oneOf and if split a conjunction into alternatives. What
+ * is left are members whose other keywords say something about one type of value each, and those are compiled together: this is
+ * how allOf, siblings of $ref, and properties that several members declare are merged. */
 #ifndef WEIR_GRAMMAR_SCHEMA_H
 #define WEIR_GRAMMAR_SCHEMA_H
 
@@ -12,8 +12,15 @@
 #include "grammar/grammar_internal.h"
 
 enum {
-    TYPE_NULL = 1, TYPE_BOOLEAN = 2, TYPE_OBJECT = 4, TYPE_ARRAY = 8, TYPE_FRACTION = 16, TYPE_INTEGER = 32, TYPE_STRING = 64,
-    TYPE_NUMBER = TYPE_FRACTION | TYPE_INTEGER, TYPE_ANY = 127,
+    TYPE_NULL = 1,
+    TYPE_BOOLEAN = 2,
+    TYPE_OBJECT = 4,
+    TYPE_ARRAY = 8,
+    TYPE_FRACTION = 16,
+    TYPE_INTEGER = 32,
+    TYPE_STRING = 64,
+    TYPE_NUMBER = TYPE_FRACTION | TYPE_INTEGER,
+    TYPE_ANY = 127,
 };
 
 typedef struct schema_member {
@@ -43,7 +50,8 @@ typedef struct schema_compiler {
 } schema_compiler;
 
 /* Notes a failure with the JSON pointer of `schema` as place. */
-void grammar_schema_fail(schema_compiler *c, int code, const json_t *schema, const char *format, ...) __attribute__((format(printf, 4, 5)));
+void grammar_schema_fail(schema_compiler *c, int code, const json_t *schema, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 void grammar_schema_add(schema_compiler *c, conjunction *k, const json_t *schema, bool negated, int parent);
 /* The rule for the values that satisfy k, compiled later if it is new. */
 const expr *grammar_schema_value(schema_compiler *c, const conjunction *k);
@@ -71,7 +79,7 @@ const expr *grammar_schema_array(schema_compiler *c, const conjunction *k);
 /* The canonical contents (without quotes) of the strings of a conjunction; NULL: no constraint, or after a failure. */
 const fa *grammar_string_contents(schema_compiler *c, const conjunction *k);
 /* The contents that a pattern finds a match in. */
-const fa *grammar_string_pattern(schema_compiler *c, const json_t *schema, const char *pattern, size_t n_bytes);
+const fa *grammar_string_pattern(schema_compiler *c, const char *pattern, size_t n_bytes);
 /* One character of a string in its canonical form. */
 const expr *grammar_any_content(schema_compiler *c, bool with_nul);
 bool grammar_fa_accepts(const fa *a, const char *bytes, size_t n_bytes); /* deterministic */

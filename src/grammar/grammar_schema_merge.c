@@ -58,11 +58,12 @@ static void find_patterns(object_layout *o) {
             while (p < o->n_patterns && strcmp(o->patterns[p], pattern)) p++;
             if (p < o->n_patterns) continue;
             if (p == MAX_PATTERNS) {
-                grammar_schema_fail(o->c, WEIR_E_UNSUPPORTED, o->k->members[i].schema, "more than %d patternProperties on one object are not supported", MAX_PATTERNS);
+                grammar_schema_fail(o->c, WEIR_E_UNSUPPORTED, o->k->members[i].schema,
+                                    "more than %d patternProperties on one object are not supported", MAX_PATTERNS);
                 return;
             }
             o->patterns[p] = pattern;
-            o->pattern_automata[p] = grammar_string_pattern(o->c, o->k->members[i].schema, pattern, strlen(pattern));
+            o->pattern_automata[p] = grammar_string_pattern(o->c, pattern, strlen(pattern));
             if (o->c->b->code) grammar_schema_fail(o->c, o->c->b->code, o->k->members[i].schema, "pattern");
             o->n_patterns++;
         }
@@ -74,8 +75,10 @@ static void find_patterns(object_layout *o) {
 static bool value_conjunction(object_layout *o, const char *name, unsigned matches, conjunction *out) {
     bool mentioned = false;
     for (size_t i = 0; i < o->k->n; i++) {
-        const json_t *schema = o->k->members[i].schema, *own = json_object_get(json_object_get(schema, "properties"), name ? name : "");
-        const json_t *additional = json_object_get(schema, "additionalProperties"), *patterns = json_object_get(schema, "patternProperties");
+        const json_t *schema = o->k->members[i].schema,
+                     *own = json_object_get(json_object_get(schema, "properties"), name ? name : "");
+        const json_t *additional = json_object_get(schema, "additionalProperties"),
+                     *patterns = json_object_get(schema, "patternProperties");
         if (o->k->members[i].negated) continue;
         bool here = false;
         if (name && own) {
@@ -122,8 +125,10 @@ static void exclude_members(object_layout *o, const object_property *p, conjunct
     for (size_t i = 0; i < o->k->n; i++) {
         const json_t *s = o->k->members[i].schema;
         if (!o->k->members[i].negated) continue;
-        const json_t *own = json_object_get(json_object_get(s, "properties"), p->name), *required = json_object_get(s, "required");
-        if (own) grammar_schema_add(o->c, value, own, true, -1);
+        const json_t *own = json_object_get(json_object_get(s, "properties"), p->name),
+                     *required = json_object_get(s, "required");
+        if (own)
+            grammar_schema_add(o->c, value, own, true, -1);
         else if (json_array_size(required) == 1 && strcmp(json_string_value(json_array_get(required, 0)), p->name) == 0)
             grammar_schema_add(o->c, value, json_false(), false, -1);
     }
@@ -132,20 +137,24 @@ static void exclude_members(object_layout *o, const object_property *p, conjunct
 /* Refuses exclusions that exclude_members cannot express; adds the properties that they make required. */
 static void check_exclusions(object_layout *o) {
     for (size_t i = 0; i < o->k->n && o->c->b->code == 0; i++) {
-        const json_t *s = o->k->members[i].schema, *properties = json_object_get(s, "properties"), *required = json_object_get(s, "required");
+        const json_t *s = o->k->members[i].schema, *properties = json_object_get(s, "properties"),
+                     *required = json_object_get(s, "required");
         if (!o->k->members[i].negated) continue;
         bool simple = true;
         const char *key, *name = NULL;
         json_t *value;
-        json_object_foreach((json_t *)s, key, value)
-            simple = simple && (strcmp(key, "type") == 0 || strcmp(key, "properties") == 0 || strcmp(key, "required") == 0 ||
-                                strcmp(key, "title") == 0 || strcmp(key, "description") == 0);
+        json_object_foreach((json_t *)s, key, value) simple =
+            simple && (strcmp(key, "type") == 0 || strcmp(key, "properties") == 0 || strcmp(key, "required") == 0 ||
+                       strcmp(key, "title") == 0 || strcmp(key, "description") == 0);
         const size_t n_properties = json_object_size(properties), n_required = json_array_size(required);
         json_object_foreach((json_t *)properties, key, value) name = key;
-        if (n_required == 1 && n_properties == 1) simple = simple && strcmp(json_string_value(json_array_get(required, 0)), name) == 0;
-        else simple = simple && n_properties + n_required == 1;
+        if (n_required == 1 && n_properties == 1)
+            simple = simple && strcmp(json_string_value(json_array_get(required, 0)), name) == 0;
+        else
+            simple = simple && n_properties + n_required == 1;
         if (!simple) {
-            grammar_schema_fail(o->c, WEIR_E_UNSUPPORTED, s, "cannot tell that not, oneOf or if excludes this schema here; give the alternatives a "
+            grammar_schema_fail(o->c, WEIR_E_UNSUPPORTED, s,
+                                "cannot tell that not, oneOf or if excludes this schema here; give the alternatives a "
                                 "required property with different const values");
             return;
         }
@@ -163,19 +172,23 @@ static void collect_properties(object_layout *o) {
         json_t *value;
         if (o->k->members[i].negated) continue;
         json_object_foreach(json_object_get(schema, "properties"), name, value) {
-            if (!json_is_object(value) && !json_is_boolean(value)) grammar_schema_fail(o->c, WEIR_E_FORMAT, schema, "the property \"%.60s\" must be a schema", name);
+            if (!json_is_object(value) && !json_is_boolean(value))
+                grammar_schema_fail(o->c, WEIR_E_FORMAT, schema, "the property \"%.60s\" must be a schema", name);
             declares = true;
             add_property(o, name);
         }
         declares = declares || o->n_patterns;
         const json_t *unevaluated = json_object_get(schema, "unevaluatedProperties");
         if (unevaluated && !json_is_boolean(unevaluated))
-            grammar_schema_fail(o->c, WEIR_E_UNSUPPORTED, schema, "the keyword unevaluatedProperties is supported as true or false only");
+            grammar_schema_fail(o->c, WEIR_E_UNSUPPORTED, schema,
+                                "the keyword unevaluatedProperties is supported as true or false only");
         if (json_is_false(unevaluated) && i > 0 && json_object_get(schema, "additionalProperties") == NULL)
-            grammar_schema_fail(o->c, WEIR_E_UNSUPPORTED, schema, "the keyword unevaluatedProperties is supported in the outermost schema of an object only");
+            grammar_schema_fail(o->c, WEIR_E_UNSUPPORTED, schema,
+                                "the keyword unevaluatedProperties is supported in the outermost schema of an object only");
         silent = silent && json_object_get(schema, "additionalProperties") == NULL && !json_is_true(unevaluated);
         declares = declares || json_is_false(unevaluated);
-        const uint32_t min = grammar_schema_count(o->c, schema, "minProperties", 0), max = grammar_schema_count(o->c, schema, "maxProperties", NO_BOUND);
+        const uint32_t min = grammar_schema_count(o->c, schema, "minProperties", 0),
+                       max = grammar_schema_count(o->c, schema, "maxProperties", NO_BOUND);
         if (min > o->min) o->min = min;
         if (max < o->max) o->max = max;
     }
@@ -192,7 +205,8 @@ static void collect_properties(object_layout *o) {
 /* Names that propertyNames lists are properties like declared ones, each at most once. */
 static void add_listed_names(object_layout *o) {
     for (size_t i = 0; i < o->k->n; i++) {
-        const json_t *names = json_object_get(o->k->members[i].schema, "propertyNames"), *listed = json_object_get(names, "enum");
+        const json_t *names = json_object_get(o->k->members[i].schema, "propertyNames"),
+                     *listed = json_object_get(names, "enum");
         const json_t *constant = json_object_get(names, "const");
         if (o->k->members[i].negated || (listed == NULL && constant == NULL)) continue;
         const size_t n = constant ? 1 : json_array_size(listed);
@@ -200,7 +214,8 @@ static void add_listed_names(object_layout *o) {
             const json_t *name = constant ? constant : json_array_get(listed, v);
             conjunction value = {0};
             if (!json_is_string(name) || find_property(o, json_string_value(name))) continue;
-            if (value_conjunction(o, NULL, matching_patterns(o, json_string_value(name)), &value)) add_property(o, json_string_value(name));
+            if (value_conjunction(o, NULL, matching_patterns(o, json_string_value(name)), &value))
+                add_property(o, json_string_value(name));
         }
     }
 }
@@ -213,7 +228,8 @@ static void compile_properties(object_layout *o) {
         p->forbidden = !value_conjunction(o, p->name, matching_patterns(o, p->name), &value) || !name_allowed(o, p->name);
         exclude_members(o, p, &value);
         if (p->forbidden) continue;
-        p->text = grammar_seq4(c->b, grammar_json_string(c, p->name, p->n_name), c->colon, grammar_schema_value(c, &value), NULL);
+        p->text =
+            grammar_seq4(c->b, grammar_json_string(c, p->name, p->n_name), c->colon, grammar_schema_value(c, &value), NULL);
     }
 }
 
@@ -223,7 +239,8 @@ static const fa *other_keys(object_layout *o, unsigned matches) {
     grammar_builder *b = c->b;
     expr_list names = {0};
     conjunction constraint = {0};
-    const fa *keys = grammar_regular(b, grammar_repeat(b, grammar_any_content(c, false), 0, NO_BOUND)); /* many parsers refuse NUL in keys */
+    const fa *keys =
+        grammar_regular(b, grammar_repeat(b, grammar_any_content(c, false), 0, NO_BOUND)); /* many parsers refuse NUL in keys */
     for (size_t i = 0; i < o->n; i++) {
         buf escaped = BUF_INIT;
         grammar_json_escape(&escaped, o->properties[i].name, o->properties[i].n_name);
@@ -232,20 +249,26 @@ static const fa *other_keys(object_layout *o, unsigned matches) {
     }
     if (names.n) keys = grammar_subtract(b, keys, grammar_regular(b, grammar_alt(b, &names)));
     for (size_t p = 0; p < o->n_patterns; p++)
-        keys = matches >> p & 1 ? grammar_intersect(b, keys, o->pattern_automata[p]) : grammar_subtract(b, keys, o->pattern_automata[p]);
+        keys = matches >> p & 1 ? grammar_intersect(b, keys, o->pattern_automata[p])
+                                : grammar_subtract(b, keys, o->pattern_automata[p]);
     for (size_t i = 0; i < o->k->n; i++) {
         const json_t *schema = json_object_get(o->k->members[i].schema, "propertyNames");
         if (schema == NULL || o->k->members[i].negated) continue;
         const char *key;
         json_t *value;
-        json_object_foreach((json_t *)schema, key, value)
-            if (strcmp(key, "type") && strcmp(key, "pattern") && strcmp(key, "format") && strcmp(key, "minLength") && strcmp(key, "maxLength") &&
-                strcmp(key, "enum") && strcmp(key, "const") && strcmp(key, "title") && strcmp(key, "description"))
-                grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema, "the keyword %.40s in propertyNames is not supported", key);
-        if (json_is_false(schema) || json_object_get(schema, "enum") || json_object_get(schema, "const") || !(grammar_schema_types(c, schema) & TYPE_STRING)) return NULL;
+        json_object_foreach((json_t *)schema, key,
+                            value) if (strcmp(key, "type") && strcmp(key, "pattern") && strcmp(key, "format") &&
+                                       strcmp(key, "minLength") && strcmp(key, "maxLength") && strcmp(key, "enum") &&
+                                       strcmp(key, "const") && strcmp(key, "title") && strcmp(key, "description"))
+            grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema, "the keyword %.40s in propertyNames is not supported", key);
+        if (json_is_false(schema) || json_object_get(schema, "enum") || json_object_get(schema, "const") ||
+            !(grammar_schema_types(c, schema) & TYPE_STRING))
+            return NULL;
         grammar_schema_add(c, &constraint, schema, false, -1);
-        const uint32_t min = grammar_schema_count(c, schema, "minLength", 0), max = grammar_schema_count(c, schema, "maxLength", NO_BOUND);
-        if (min || max != NO_BOUND) keys = grammar_intersect(b, keys, grammar_regular(b, grammar_repeat(b, grammar_any_content(c, true), min, max)));
+        const uint32_t min = grammar_schema_count(c, schema, "minLength", 0),
+                       max = grammar_schema_count(c, schema, "maxLength", NO_BOUND);
+        if (min || max != NO_BOUND)
+            keys = grammar_intersect(b, keys, grammar_regular(b, grammar_repeat(b, grammar_any_content(c, true), min, max)));
     }
     if (constraint.n) {
         const fa *allowed = grammar_string_contents(c, &constraint);
@@ -266,7 +289,8 @@ static const expr *other_members(object_layout *o) {
         const fa *keys = other_keys(o, matches);
         c->b->regular = was_regular;
         if (c->b->code || grammar_fa_is_empty(keys)) continue;
-        const expr *key = grammar_seq4(c->b, grammar_text(c->b, "\""), grammar_automaton(c->b, keys), grammar_text(c->b, "\""), NULL);
+        const expr *key =
+            grammar_seq4(c->b, grammar_text(c->b, "\""), grammar_automaton(c->b, keys), grammar_text(c->b, "\""), NULL);
         grammar_list_add(c->b, &list, grammar_seq4(c->b, key, c->colon, grammar_schema_value(c, &value), NULL));
     }
     return grammar_alt(c->b, &list);
@@ -291,8 +315,10 @@ static const expr *lay_out_object(object_layout *o, const expr *others) {
             const uint32_t from = GRAPH_FIRST + i * n_counts + n, more = n < top ? n + 1 : top;
             const uint32_t next_row = last ? i : i + 1;
             const bool room = o->max == NO_BOUND || n < o->max;
-            if (member && room && member->kind != EXPR_NOTHING) grammar_graph_edge(b, &g, from, GRAPH_FIRST + next_row * n_counts + more, n ? later : member);
-            if (!last && !o->properties[i].required) grammar_graph_edge(b, &g, from, GRAPH_FIRST + (i + 1) * n_counts + n, grammar_empty());
+            if (member && room && member->kind != EXPR_NOTHING)
+                grammar_graph_edge(b, &g, from, GRAPH_FIRST + next_row * n_counts + more, n ? later : member);
+            if (!last && !o->properties[i].required)
+                grammar_graph_edge(b, &g, from, GRAPH_FIRST + (i + 1) * n_counts + n, grammar_empty());
             if (last && n >= o->min) grammar_graph_edge(b, &g, from, GRAPH_END, close);
         }
     }
@@ -341,16 +367,19 @@ static void read_array(array_layout *a) {
     for (size_t i = 0; i < a->k->n; i++) {
         const json_t *schema = a->k->members[i].schema;
         if (a->k->members[i].negated) {
-            grammar_schema_fail(a->c, WEIR_E_UNSUPPORTED, schema, "the negation (not, oneOf or if) of a schema for arrays is not supported");
+            grammar_schema_fail(a->c, WEIR_E_UNSUPPORTED, schema,
+                                "the negation (not, oneOf or if) of a schema for arrays is not supported");
             return;
         }
         const uint32_t n = (uint32_t)json_array_size(prefix_of(schema));
-        const uint32_t min = grammar_schema_count(a->c, schema, "minItems", 0), max = grammar_schema_count(a->c, schema, "maxItems", NO_BOUND);
+        const uint32_t min = grammar_schema_count(a->c, schema, "minItems", 0),
+                       max = grammar_schema_count(a->c, schema, "maxItems", NO_BOUND);
         const json_t *contains = json_object_get(schema, "contains");
         if (n > a->n_prefix) a->n_prefix = n;
         if (min > a->min) a->min = min;
         if (max < a->max) a->max = max;
-        if (contains && a->contains) grammar_schema_fail(a->c, WEIR_E_UNSUPPORTED, schema, "the keyword contains is not supported twice for one array");
+        if (contains && a->contains)
+            grammar_schema_fail(a->c, WEIR_E_UNSUPPORTED, schema, "the keyword contains is not supported twice for one array");
         if (contains) a->contains = contains;
     }
 }
@@ -376,8 +405,11 @@ static const expr *lay_out_counted(array_layout *a) {
             if (i >= a->max) continue;
             const expr *comma = i ? a->c->separator : grammar_empty();
             const uint32_t index = i < a->n_prefix ? i : a->n_prefix;
-            grammar_graph_edge(b, &g, from, GRAPH_FIRST + next * layers + layer, grammar_seq4(b, comma, item_at(a, index, false), NULL, NULL));
-            if (layer + 1 < layers) grammar_graph_edge(b, &g, from, GRAPH_FIRST + next * layers + 1, grammar_seq4(b, comma, item_at(a, index, true), NULL, NULL));
+            grammar_graph_edge(b, &g, from, GRAPH_FIRST + next * layers + layer,
+                               grammar_seq4(b, comma, item_at(a, index, false), NULL, NULL));
+            if (layer + 1 < layers)
+                grammar_graph_edge(b, &g, from, GRAPH_FIRST + next * layers + 1,
+                                   grammar_seq4(b, comma, item_at(a, index, true), NULL, NULL));
         }
     }
     return grammar_graph(b, &g);

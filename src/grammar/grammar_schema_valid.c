@@ -13,7 +13,8 @@ bool grammar_schema_equal(const json_t *a, const json_t *b) {
     if (json_typeof(a) != json_typeof(b)) return false;
     if (json_is_array(a)) {
         bool equal = json_array_size(a) == json_array_size(b);
-        for (size_t i = 0; i < json_array_size(a) && equal; i++) equal = grammar_schema_equal(json_array_get(a, i), json_array_get(b, i));
+        for (size_t i = 0; i < json_array_size(a) && equal; i++)
+            equal = grammar_schema_equal(json_array_get(a, i), json_array_get(b, i));
         return equal;
     }
     if (!json_is_object(a)) return json_equal(a, b);
@@ -29,14 +30,21 @@ bool grammar_schema_equal(const json_t *a, const json_t *b) {
 
 static unsigned type_of(const json_t *value) {
     switch (json_typeof(value)) {
-    case JSON_NULL: return TYPE_NULL;
+    case JSON_NULL:
+        return TYPE_NULL;
     case JSON_TRUE:
-    case JSON_FALSE: return TYPE_BOOLEAN;
-    case JSON_OBJECT: return TYPE_OBJECT;
-    case JSON_ARRAY: return TYPE_ARRAY;
-    case JSON_STRING: return TYPE_STRING;
-    case JSON_INTEGER: return TYPE_INTEGER;
-    default: return floor(json_real_value(value)) == json_real_value(value) ? TYPE_INTEGER : TYPE_FRACTION;
+    case JSON_FALSE:
+        return TYPE_BOOLEAN;
+    case JSON_OBJECT:
+        return TYPE_OBJECT;
+    case JSON_ARRAY:
+        return TYPE_ARRAY;
+    case JSON_STRING:
+        return TYPE_STRING;
+    case JSON_INTEGER:
+        return TYPE_INTEGER;
+    default:
+        return floor(json_real_value(value)) == json_real_value(value) ? TYPE_INTEGER : TYPE_FRACTION;
     }
 }
 
@@ -66,7 +74,8 @@ static int valid_applicators(schema_compiler *c, const json_t *schema, const jso
         if ((size_t)result != json_array_size(all)) return 0;
     }
     if (any && (result = count_valid(c, any, value, depth)) <= 0) return result;
-    if (one && (result = count_valid(c, one, value, depth)) != 1 && !(c->positive_only && result > 0)) return result < 0 ? result : 0;
+    if (one && (result = count_valid(c, one, value, depth)) != 1 && !(c->positive_only && result > 0))
+        return result < 0 ? result : 0;
     if (c->positive_only) return 1;
     if (negated && (result = grammar_schema_valid(c, negated, value, depth + 1)) != 0) return result < 0 ? result : 0;
     if (condition) {
@@ -94,7 +103,8 @@ static bool valid_number(const json_t *schema, const json_t *value) {
 static int valid_string(schema_compiler *c, const json_t *schema, const json_t *value) {
     const char *text = json_string_value(value);
     const size_t n_bytes = json_string_length(value), n = utf8_count(text, n_bytes);
-    if (n < grammar_schema_count(c, schema, "minLength", 0) || n > grammar_schema_count(c, schema, "maxLength", NO_BOUND)) return 0;
+    if (n < grammar_schema_count(c, schema, "minLength", 0) || n > grammar_schema_count(c, schema, "maxLength", NO_BOUND))
+        return 0;
     if (json_object_get(schema, "pattern") == NULL && json_object_get(schema, "format") == NULL) return 1;
     conjunction k = {0};
     grammar_schema_add(c, &k, schema, false, -1);
@@ -111,7 +121,8 @@ static int valid_array(schema_compiler *c, const json_t *schema, const json_t *v
     const size_t n = json_array_size(value);
     const json_t *items = json_object_get(schema, "items"), *prefix = json_object_get(schema, "prefixItems");
     const json_t *contains = json_object_get(schema, "contains");
-    if (n < grammar_schema_count(c, schema, "minItems", 0) || n > grammar_schema_count(c, schema, "maxItems", NO_BOUND)) return 0;
+    if (n < grammar_schema_count(c, schema, "minItems", 0) || n > grammar_schema_count(c, schema, "maxItems", NO_BOUND))
+        return 0;
     if (json_is_array(items)) prefix = items, items = json_object_get(schema, "additionalItems");
     bool contained = contains == NULL;
     for (size_t i = 0; i < n; i++) {
@@ -131,7 +142,9 @@ static int valid_object(schema_compiler *c, const json_t *schema, const json_t *
     const json_t *additional = json_object_get(schema, "additionalProperties"), *required = json_object_get(schema, "required");
     const json_t *names = json_object_get(schema, "propertyNames");
     const size_t n = json_object_size(value);
-    if (n < grammar_schema_count(c, schema, "minProperties", 0) || n > grammar_schema_count(c, schema, "maxProperties", NO_BOUND)) return 0;
+    if (n < grammar_schema_count(c, schema, "minProperties", 0) ||
+        n > grammar_schema_count(c, schema, "maxProperties", NO_BOUND))
+        return 0;
     for (size_t i = 0; i < json_array_size(required); i++)
         if (json_object_get(value, json_string_value(json_array_get(required, i))) == NULL) return 0;
     const char *key, *pattern;
@@ -148,7 +161,7 @@ static int valid_object(schema_compiler *c, const json_t *schema, const json_t *
             if ((result = grammar_schema_valid(c, with, member, depth + 1)) <= 0) return result;
         }
         json_object_foreach((json_t *)patterns, pattern, with) {
-            const fa *a = grammar_string_pattern(c, schema, pattern, strlen(pattern));
+            const fa *a = grammar_string_pattern(c, pattern, strlen(pattern));
             if (c->b->code) return c->b->code;
             buf escaped = BUF_INIT;
             grammar_json_escape(&escaped, key, strlen(key));
@@ -163,10 +176,12 @@ static int valid_object(schema_compiler *c, const json_t *schema, const json_t *
 }
 
 int grammar_schema_valid(schema_compiler *c, const json_t *schema, const json_t *value, int depth) {
-    static const char *const unknown[] = {"$dynamicRef", "$recursiveRef", "unevaluatedProperties", "unevaluatedItems", "dependentRequired",
-                                          "dependentSchemas", "dependencies", "minContains", "maxContains"};
+    static const char *const unknown[] = {"$dynamicRef",      "$recursiveRef",     "unevaluatedProperties",
+                                          "unevaluatedItems", "dependentRequired", "dependentSchemas",
+                                          "dependencies",     "minContains",       "maxContains"};
     if (!grammar_work(c->b, 64)) return c->b->code;
-    if (depth > MAX_VALID_DEPTH) return grammar_fail(c->b, WEIR_E_LIMIT, NULL, "schemas nested deeper than %d around an enum or const", MAX_VALID_DEPTH);
+    if (depth > MAX_VALID_DEPTH)
+        return grammar_fail(c->b, WEIR_E_LIMIT, NULL, "schemas nested deeper than %d around an enum or const", MAX_VALID_DEPTH);
     if (json_is_boolean(schema)) return json_is_true(schema);
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++)
         if (json_object_get(schema, unknown[i])) {
@@ -177,7 +192,8 @@ int grammar_schema_valid(schema_compiler *c, const json_t *schema, const json_t 
     const json_t *constant = json_object_get(schema, "const"), *values = json_object_get(schema, "enum");
     if (constant && !grammar_schema_equal(constant, value)) return 0;
     bool listed = values == NULL;
-    for (size_t i = 0; i < json_array_size(values) && !listed; i++) listed = grammar_schema_equal(json_array_get(values, i), value);
+    for (size_t i = 0; i < json_array_size(values) && !listed; i++)
+        listed = grammar_schema_equal(json_array_get(values, i), value);
     if (!listed) return 0;
     int result = valid_applicators(c, schema, value, depth);
     if (result <= 0) return result;

@@ -5,7 +5,8 @@
 #include "grammar/grammar_state.h"
 
 static int step_error(int code, weir_error *err) {
-    if (code == WEIR_E_LIMIT) return error_set(err, code, NULL, "the grammar is too ambiguous: too many ways to read the text so far");
+    if (code == WEIR_E_LIMIT)
+        return error_set(err, code, NULL, "the grammar is too ambiguous: too many ways to read the text so far");
     return error_set(err, code, NULL, "out of memory while matching a grammar");
 }
 
@@ -94,7 +95,9 @@ void grammar_items_bytes(const grammar *g, const grammar_item *items, size_t n, 
     }
 }
 
-void grammar_next_bytes(const grammar_state *s, uint32_t bits[8]) { grammar_items_bytes(s->m.g, s->now.items, s->now.n, bits); }
+void grammar_next_bytes(const grammar_state *s, uint32_t bits[8]) {
+    grammar_items_bytes(s->m.g, s->now.items, s->now.n, bits);
+}
 
 int grammar_forced_bytes(const grammar_state *s, size_t limit, buf *out, weir_error *err) {
     grammar_state *ahead = NULL;

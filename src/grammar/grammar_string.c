@@ -9,7 +9,8 @@
 static const struct {
     const char *name, *pattern; /* Python's notation; whole string */
 } formats[] = {
-    {"date", "(?:(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|"
+    {"date", "(?:(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-"
+             "9]|3[01])|"
              "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|"
              "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"},
     {"time", "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"},
@@ -22,8 +23,9 @@ static const struct {
     {"hostname", "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?(?:\\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?){0,7}"},
     {"email", "[a-zA-Z0-9_+-]+(?:\\.[a-zA-Z0-9_+-]+)*@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?"
               "(?:\\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?){1,4}"},
-    {"duration", "P(?:[0-9]+W|(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|"
-                 "[0-9]+M(?:[0-9]+S)?|[0-9]+S))?|T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))"},
+    {"duration",
+     "P(?:[0-9]+W|(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|"
+     "[0-9]+M(?:[0-9]+S)?|[0-9]+S))?|T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))"},
     {"uri", "[a-zA-Z][a-zA-Z0-9+.-]*:(?://(?:[a-zA-Z0-9._~!$&'()*+,;=-]|%[0-9a-fA-F]{2})*(?::[0-9]{1,5})?"
             "(?:/(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})*)*|(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})"
             "(?:[a-zA-Z0-9._~!$&'()*+,;=:@/-]|%[0-9a-fA-F]{2})*)(?:\\?(?:[a-zA-Z0-9._~!$&'()*+,;=:@/?-]|%[0-9a-fA-F]{2})*)?"
@@ -44,9 +46,12 @@ static const expr *format_expr(schema_compiler *c, const json_t *schema, const c
     const char *pattern = format_pattern(name);
     if (pattern) return python(c, pattern);
     if (strcmp(name, "date-time") == 0)
-        return grammar_seq4(c->b, python(c, format_pattern("date")), grammar_text(c->b, "T"), python(c, format_pattern("time")), NULL);
-    grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema, "format \"%s\" is not supported; date, time, date-time, duration, uuid, email, hostname, "
-                        "ipv4, ipv6 and uri are", name);
+        return grammar_seq4(c->b, python(c, format_pattern("date")), grammar_text(c->b, "T"), python(c, format_pattern("time")),
+                            NULL);
+    grammar_schema_fail(c, WEIR_E_UNSUPPORTED, schema,
+                        "format \"%s\" is not supported; date, time, date-time, duration, uuid, email, hostname, "
+                        "ipv4, ipv6 and uri are",
+                        name);
     return grammar_nothing();
 }
 
@@ -56,8 +61,7 @@ const expr *grammar_any_content(schema_compiler *c, bool with_nul) {
     return grammar_code_points(c->b, &all, true);
 }
 
-const fa *grammar_string_pattern(schema_compiler *c, const json_t *schema, const char *pattern, size_t n_bytes) {
-    (void)schema;
+const fa *grammar_string_pattern(schema_compiler *c, const char *pattern, size_t n_bytes) {
     return grammar_regular(c->b, grammar_regex_parse(c->b, pattern, n_bytes, REGEX_SCHEMA, true, "pattern"));
 }
 
@@ -76,8 +80,9 @@ bool grammar_fa_accepts(const fa *a, const char *bytes, size_t n_bytes) {
 /* Any character of a string with every escape that JSON has; surrogates in pairs only. */
 static const expr *any_char(schema_compiler *c) {
     grammar_builder *b = c->b;
-    static const char escapes[] =
-        "\\\\(?:[\"\\\\/bfnrt]|u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}|[dD][89abAB][0-9a-fA-F]{2}\\\\u[dD][c-fC-F][0-9a-fA-F]{2}))";
+    static const char escapes[] = "\\\\(?:[\"\\\\/"
+                                  "bfnrt]|u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}|[dD][89abAB][0-9a-fA-F]{2}"
+                                  "\\\\u[dD][c-fC-F][0-9a-fA-F]{2}))";
     code_set raw = {0};
     grammar_set_add(b, &raw, ' ', '!');
     grammar_set_add(b, &raw, '#', '[');
@@ -114,7 +119,8 @@ static length_bounds lengths(schema_compiler *c, const conjunction *k) {
 
 /* The contents that `schema` alone allows, for a difference; NULL if it cannot be said or after a failure. */
 static const fa *contents_of(schema_compiler *c, const json_t *schema) {
-    static const char *const known[] = {"type", "pattern", "format", "minLength", "maxLength", "enum", "const", "title", "description"};
+    static const char *const known[] = {"type", "pattern", "format", "minLength",  "maxLength",
+                                        "enum", "const",   "title",  "description"};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)schema, key, value) {
@@ -153,7 +159,9 @@ const fa *grammar_string_contents(schema_compiler *c, const conjunction *k) {
         if ((pattern && !json_is_string(pattern)) || (format && !json_is_string(format)))
             grammar_schema_fail(c, WEIR_E_FORMAT, schema, "pattern and format must be strings");
         if (pattern && b->code == 0)
-            contents = narrow(c, contents, grammar_regex_parse(b, json_string_value(pattern), json_string_length(pattern), REGEX_SCHEMA, true, NULL));
+            contents = narrow(
+                c, contents,
+                grammar_regex_parse(b, json_string_value(pattern), json_string_length(pattern), REGEX_SCHEMA, true, NULL));
         if (format && b->code == 0) contents = narrow(c, contents, format_expr(c, schema, json_string_value(format)));
         if (b->code) grammar_schema_fail(c, b->code, schema, "pattern");
     }
@@ -165,7 +173,9 @@ const fa *grammar_string_contents(schema_compiler *c, const conjunction *k) {
     for (size_t i = 0; i < k->n && b->code == 0; i++) {
         if (!k->members[i].negated) continue;
         const fa *without = contents_of(c, k->members[i].schema);
-        if (without == NULL) grammar_schema_fail(c, WEIR_E_UNSUPPORTED, k->members[i].schema, "the negation (not, oneOf or if) of this schema is not supported");
+        if (without == NULL)
+            grammar_schema_fail(c, WEIR_E_UNSUPPORTED, k->members[i].schema,
+                                "the negation (not, oneOf or if) of this schema is not supported");
         if (contents == NULL) contents = grammar_regular(b, grammar_repeat(b, grammar_any_content(c, true), 0, NO_BOUND));
         contents = grammar_subtract(b, contents, without);
     }
@@ -194,9 +204,12 @@ void grammar_json_escape(buf *out, const char *text, size_t n_bytes) {
     for (size_t i = 0; i < n_bytes; i++) {
         const unsigned char byte = (unsigned char)text[i];
         const char *named = byte ? strchr(names, byte) : NULL;
-        if (named) buf_printf(out, "\\%c", letters[named - names]);
-        else if (byte < ' ') buf_printf(out, "\\u%04x", byte);
-        else buf_putc(out, (char)byte);
+        if (named)
+            buf_printf(out, "\\%c", letters[named - names]);
+        else if (byte < ' ')
+            buf_printf(out, "\\u%04x", byte);
+        else
+            buf_putc(out, (char)byte);
     }
 }
 

@@ -36,8 +36,10 @@ static void note_rest(trie *t, const uint32_t *path, const sorted_token *token) 
     for (uint32_t depth = token->n_bytes; depth > 0; depth--) {
         const bool inside = depth < token->n_bytes && ((uint8_t)token->bytes[depth] & 0xC0) == 0x80;
         trie_node *node = &t->nodes[path[depth]];
-        if (inside) node->rest = NO_REST;
-        else if (node->rest != NO_REST && rest > node->rest) node->rest = (uint8_t)(rest < NO_REST ? rest : NO_REST);
+        if (inside)
+            node->rest = NO_REST;
+        else if (node->rest != NO_REST && rest > node->rest)
+            node->rest = (uint8_t)(rest < NO_REST ? rest : NO_REST);
         rest += ((uint8_t)token->bytes[depth - 1] & 0xC0) != 0x80;
     }
 }
@@ -98,13 +100,15 @@ static int build_tries(grammar_vocab *v) {
 int grammar_vocab_open(grammar_vocab **out, const grammar_token *tokens, size_t n_tokens, weir_error *err) {
     *out = NULL;
     size_t n_bytes = 0;
-    FAIL_IF(n_tokens > MAX_TOKENS, err, WEIR_E_LIMIT, NULL, "a vocabulary of %zu tokens; at most %d are supported", n_tokens, MAX_TOKENS);
+    FAIL_IF(n_tokens > MAX_TOKENS, err, WEIR_E_LIMIT, NULL, "a vocabulary of %zu tokens; at most %d are supported", n_tokens,
+            MAX_TOKENS);
     for (size_t i = 0; i < n_tokens; i++) {
-        FAIL_IF(tokens[i].n_bytes > MAX_TOKEN_BYTES, err, WEIR_E_LIMIT, NULL, "token %zu has %zu bytes; at most %d are supported", i,
-                tokens[i].n_bytes, MAX_TOKEN_BYTES);
+        FAIL_IF(tokens[i].n_bytes > MAX_TOKEN_BYTES, err, WEIR_E_LIMIT, NULL,
+                "token %zu has %zu bytes; at most %d are supported", i, tokens[i].n_bytes, MAX_TOKEN_BYTES);
         n_bytes += tokens[i].n_bytes;
     }
-    FAIL_IF(n_bytes > (size_t)1 << 30, err, WEIR_E_LIMIT, NULL, "a vocabulary of %zu bytes; at most 1 GiB is supported", n_bytes);
+    FAIL_IF(n_bytes > (size_t)1 << 30, err, WEIR_E_LIMIT, NULL, "a vocabulary of %zu bytes; at most 1 GiB is supported",
+            n_bytes);
     grammar_vocab *v = calloc(1, sizeof *v);
     FAIL_IF(v == NULL, err, WEIR_E_NOMEM, NULL, "out of memory for a vocabulary");
     v->n_tokens = n_tokens;
@@ -141,7 +145,9 @@ void grammar_vocab_close(grammar_vocab **v) {
     *v = NULL;
 }
 
-size_t grammar_vocab_mask_words(const grammar_vocab *v) { return v->n_words; }
+size_t grammar_vocab_mask_words(const grammar_vocab *v) {
+    return v->n_words;
+}
 
 int grammar_accept_token(grammar_state *s, const grammar_vocab *v, int32_t token, weir_error *err) {
     if (token < 0 || (size_t)token >= v->n_tokens || v->offsets[token] == v->offsets[token + 1]) return 0;

@@ -1,5 +1,6 @@
-/* Grammars: the first byte chooses the notation, what follows up to a NUL byte is the schema, pattern or grammar, the rest a text.
- * Compilation must end with an answer; the matcher, its copies, its next bytes and its token masks must agree with each other. */
+/* Grammars: the first byte chooses the notation, what follows up to a NUL byte is the schema, pattern or grammar, the rest a
+ * text. Compilation must end with an answer; the matcher, its copies, its next bytes and its token masks must agree with each
+ * other. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,7 +69,8 @@ static void check_text(const grammar *g, const uint8_t *text, size_t n_bytes) {
         if (grammar_advance(s, &(char){(char)byte}, 1, NULL) < 0) break;
     }
     buf forced = BUF_INIT;
-    if (grammar_forced_bytes(s, 32, &forced, NULL) == 0 && forced.n_bytes) require(grammar_advance(s, forced.data, forced.n_bytes, NULL) == 1);
+    if (grammar_forced_bytes(s, 32, &forced, NULL) == 0 && forced.n_bytes)
+        require(grammar_advance(s, forced.data, forced.n_bytes, NULL) == 1);
     buf_free(&forced);
     grammar_masks_close(&m);
     grammar_state_close(&s);

@@ -1,6 +1,6 @@
-/* Sub-folder json_schema: schemas, GBNF grammars and regular expressions with texts to accept and to reject, byte by byte through
- * the matcher, and token by token through masks where the tokenizer sub-folder beside it has vocabularies. A schema of a level
- * other than core may be refused by name; that is counted as skipped. */
+/* Sub-folder json_schema: schemas, GBNF grammars and regular expressions with texts to accept and to reject, byte by byte
+ * through the matcher, and token by token through masks where the tokenizer sub-folder beside it has vocabularies. A schema of
+ * a level other than core may be refused by name; that is counted as skipped. */
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -42,8 +42,8 @@ static int match_bytes(const grammar *g, const char *text, size_t n_bytes) {
     return result;
 }
 
-/* The text as the tokeniser cuts it, without the space that SPM puts in front: then a line end goes before the text, and both are
- * left out. Returns the ids (to be freed), or NULL. */
+/* The text as the tokeniser cuts it, without the space that SPM puts in front: then a line end goes before the text, and both
+ * are left out. Returns the ids (to be freed), or NULL. */
 static int32_t *cut(const tok *t, const char *text, size_t n_bytes, int64_t *n) {
     char *with_line = malloc(n_bytes + 2);
     if (with_line == NULL) return NULL;
@@ -110,13 +110,19 @@ static void check_texts(schema_case *c, const json_t *texts, bool accept) {
             result = match_tokens(&c->vocabularies[v], c->g, bytes, n_bytes);
             how = c->vocabularies[v].name;
         }
-        if (result == accept) kit_pass(c->r);
-        else kit_fail(c->r, "%s, by %s: '%s' %s", c->name, how, bytes, result < 0 ? "fails" : accept ? "is refused" : "is accepted");
+        if (result == accept)
+            kit_pass(c->r);
+        else
+            kit_fail(c->r, "%s, by %s: '%s' %s", c->name, how, bytes,
+                     result < 0 ? "fails"
+                     : accept   ? "is refused"
+                                : "is accepted");
     }
 }
 
 static int compile(grammar **g, const json_t *line, weir_error *err) {
-    const json_t *schema = json_object_get(line, "schema"), *text = json_object_get(line, "grammar"), *pattern = json_object_get(line, "pattern");
+    const json_t *schema = json_object_get(line, "schema"), *text = json_object_get(line, "grammar"),
+                 *pattern = json_object_get(line, "pattern");
     if (text) return grammar_compile_gbnf(g, json_string_value(text), json_string_length(text), err);
     if (pattern) return grammar_compile_regex(g, json_string_value(pattern), json_string_length(pattern), err);
     char *dumped = json_dumps(schema, JSON_ENCODE_ANY);
@@ -155,8 +161,10 @@ static void run_file(schema_case *c, const char *path) {
         const size_t end = newline ? (size_t)(newline - data) : n_bytes;
         json_error_t error;
         json_t *line = end > at ? json_loadb(data + at, end - at, JSON_ALLOW_NUL, &error) : NULL;
-        if (line) run_line(c, line);
-        else if (end > at) kit_fail(c->r, "%s:%zu: %s", path, line_number, error.text);
+        if (line)
+            run_line(c, line);
+        else if (end > at)
+            kit_fail(c->r, "%s:%zu: %s", path, line_number, error.text);
         json_decref(line);
         at = end + 1;
     }

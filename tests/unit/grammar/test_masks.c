@@ -22,8 +22,10 @@ static uint64_t random_next(uint64_t *seed) {
 
 /* All single bytes, pieces of JSON, words, code points cut in two, and long plain tokens. */
 static grammar_vocab *make_vocab(grammar_token *tokens, char (*texts)[48]) {
-    static const char *const parts[] = {"\"", "\",", "\": ", "{\"", "\"}", "}", "]", ", ", "[", "a", "b", "name", "1", "23", ".", "-", "e", "true", "null",
-                                        "\\", "n", "u00", " ", "\xc3", "\xa9", "\xc3\xa9", "\xe6\x97\xa5", "x", "circle", "value", "next", "\n", "0", ":", ",\""};
+    static const char *const parts[] = {"\"",   "\",",    "\": ",  "{\"",  "\"}", "}",    "]",    ", ",       "[",
+                                        "a",    "b",      "name",  "1",    "23",  ".",    "-",    "e",        "true",
+                                        "null", "\\",     "n",     "u00",  " ",   "\xc3", "\xa9", "\xc3\xa9", "\xe6\x97\xa5",
+                                        "x",    "circle", "value", "next", "\n",  "0",    ":",    ",\""};
     uint64_t seed = 42;
     weir_error err;
     grammar_vocab *v;
@@ -50,17 +52,19 @@ static grammar_vocab *make_vocab(grammar_token *tokens, char (*texts)[48]) {
 
 static const char *const schemas[] = {
     "{\"type\":\"object\"}",
-    "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":20},\"value\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":230}},"
-    "\"required\":[\"name\"],\"additionalProperties\":false}",
+    ("{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":20},\"value\":{\"type\":\"integer\","
+     "\"minimum\":0,\"maximum\":230}},"
+     "\"required\":[\"name\"],\"additionalProperties\":false}"),
     "{\"type\":\"array\",\"items\":{\"type\":[\"number\",\"string\",\"null\"]},\"maxItems\":6}",
-    "{\"type\":\"object\",\"properties\":{\"value\":{\"type\":\"integer\"},\"next\":{\"anyOf\":[{\"$ref\":\"#\"},{\"type\":\"null\"}]}},\"required\":[\"next\"]}",
+    "{\"type\":\"object\",\"properties\":{\"value\":{\"type\":\"integer\"},\"next\":{\"anyOf\":[{\"$ref\":\"#\"},{\"type\":"
+    "\"null\"}]}},\"required\":[\"next\"]}",
     "{\"type\":\"string\",\"pattern\":\"^[a-n]+x?$\"}",
     "{\"type\":\"object\",\"additionalProperties\":{\"type\":\"boolean\"},\"maxProperties\":3}",
     "{\"type\":\"string\",\"maxLength\":300}",
 };
 
-/* Every token is in the mask exactly if the matcher takes it, in states that walks at random reach; what a walk that is steered to
- * its end makes is JSON. */
+/* Every token is in the mask exactly if the matcher takes it, in states that walks at random reach; what a walk that is steered
+ * to its end makes is JSON. */
 static void masks_agree_with_the_matcher(void **unused) {
     (void)unused;
     static grammar_token tokens[N_TOKENS];
@@ -73,7 +77,8 @@ static void masks_agree_with_the_matcher(void **unused) {
     for (size_t i = 0; i < sizeof schemas / sizeof schemas[0]; i++) {
         grammar *g;
         grammar_masks *m;
-        if (grammar_compile_json_schema(&g, schemas[i], strlen(schemas[i]), &err) < 0) fail_msg("%s: %s", schemas[i], err.message);
+        if (grammar_compile_json_schema(&g, schemas[i], strlen(schemas[i]), &err) < 0)
+            fail_msg("%s: %s", schemas[i], err.message);
         assert_int_equal(grammar_masks_open(&m, g, v, &err), 0);
         for (int round = 0; round < 12; round++) {
             grammar_state *s;
@@ -89,7 +94,8 @@ static void masks_agree_with_the_matcher(void **unused) {
                     if (step % 7 == 0) {
                         grammar_state *copy;
                         assert_int_equal(grammar_state_copy(&copy, s, &err), 0);
-                        if (grammar_accept_token(copy, v, t, &err) != allowed) fail_msg("%s after '%s': token %d", schemas[i], out.data ? out.data : "", t);
+                        if (grammar_accept_token(copy, v, t, &err) != allowed)
+                            fail_msg("%s after '%s': token %d", schemas[i], out.data ? out.data : "", t);
                         grammar_state_close(&copy);
                     }
                     if (allowed && random_next(&seed) % ++n_seen == 0) chosen = t;
@@ -169,7 +175,9 @@ static void long_texts_stay_small(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(masks_agree_with_the_matcher), cmocka_unit_test(forced_bytes_stop_at_a_choice), cmocka_unit_test(long_texts_stay_small),
+        cmocka_unit_test(masks_agree_with_the_matcher),
+        cmocka_unit_test(forced_bytes_stop_at_a_choice),
+        cmocka_unit_test(long_texts_stay_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
