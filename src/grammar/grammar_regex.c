@@ -522,7 +522,9 @@ static const expr *with_anchors(regex *p, const expr *e) {
     const expr *before = search ? grammar_seq4(b, begins, any_text(p), NULL, NULL) : begins;
     const expr *after = search ? grammar_seq4(b, any_text(p), ends, NULL, NULL) : ends;
     const fa *pattern = grammar_regular(b, grammar_seq4(b, before, e, after, NULL));
-    const fa *form = grammar_regular(b, grammar_seq4(b, begins, any_text(p), ends, NULL));
+    /* The empty text begins where it ends, so there the two come in any order. */
+    const expr *both = grammar_repeat(b, grammar_alt2(b, p->begin, p->stop), 0, NO_BOUND);
+    const fa *form = grammar_regular(b, grammar_alt2(b, grammar_seq4(b, begins, any_text(p), ends, NULL), both));
     return erase_anchors(p, grammar_intersect(b, pattern, form));
 }
 

@@ -67,6 +67,7 @@ static void regexes_mean_what_fullmatch_means(void **unused) {
         {REGEX, "a{2,3}?b*", {"+aa", "+aaabb", "-a", "-aaaa"}},
         {REGEX, "^a|b$|^c$", {"+a", "+b", "+c", "-ab"}},
         {REGEX, "(^a|x)b$", {"+ab", "+xb", "-b"}},
+        {REGEX, "$^|x", {"+", "+x", "-xx"}},
         {REGEX, "a*^b", {"+b", "-ab"}},
         {REGEX, "\\Aab\\Z", {"+ab", "-abb"}},
         {REGEX, "\\d", {"+7", "+\xd9\xa3", "-x"}},
