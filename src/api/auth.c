@@ -11,20 +11,24 @@ enum { MAX_HEADER_BYTES = 8192 };
 
 static bool is_blank(char c) { return c == ' ' || c == '\t'; }
 
+auth_result auth_check_key(const char *key, const char *const *tokens, size_t n_tokens) {
+    if (key == NULL || strlen(key) > MAX_HEADER_BYTES) return AUTH_MISSING;
+    while (is_blank(*key)) key++;
+    size_t n = strlen(key);
+    while (n > 0 && is_blank(key[n - 1])) n--;
+    if (n == 0) return AUTH_MISSING;
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)key[i] < 0x20 || key[i] == 0x7F) return AUTH_MISSING;
+    bool equal = false;
+    for (size_t i = 0; i < n_tokens; i++) /* all of them, whichever matches */
+        if (strlen(tokens[i]) == n) equal |= CRYPTO_memcmp(tokens[i], key, n) == 0;
+    return equal ? AUTH_OK : AUTH_WRONG;
+}
+
 auth_result auth_check(const char *header, const char *const *tokens, size_t n_tokens) {
     static const char scheme[] = "Bearer ";
     if (header == NULL || strlen(header) > MAX_HEADER_BYTES || strncmp(header, scheme, strlen(scheme)) != 0) return AUTH_MISSING;
-    const char *token = header + strlen(scheme);
-    while (is_blank(*token)) token++;
-    size_t n = strlen(token);
-    while (n > 0 && is_blank(token[n - 1])) n--;
-    if (n == 0) return AUTH_MISSING;
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)token[i] < 0x20 || token[i] == 0x7F) return AUTH_MISSING;
-    bool equal = false;
-    for (size_t i = 0; i < n_tokens; i++) /* all of them, whichever matches */
-        if (strlen(tokens[i]) == n) equal |= CRYPTO_memcmp(tokens[i], token, n) == 0;
-    return equal ? AUTH_OK : AUTH_WRONG;
+    return auth_check_key(header + strlen(scheme), tokens, n_tokens);
 }
 
 void auth_fingerprint(char out[7], const char *token) {

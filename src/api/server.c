@@ -59,7 +59,11 @@ static void reply_openai(http_request *r, int status, const char *code, const ch
 static bool authorize(const api_server *s, http_request *r, const http_route *route) {
     const bool contract = s->options.worker || route == NULL || worker_owns_route(route);
     if (s->options.n_api_keys == 0 || (route && (route->flags & HTTP_PUBLIC))) return true;
-    switch (auth_check(http_header(r, "Authorization"), s->options.api_keys, s->options.n_api_keys)) {
+    auth_result result = auth_check(http_header(r, "Authorization"), s->options.api_keys, s->options.n_api_keys);
+    /* The contract knows bearer tokens only; other clients may send the key as llama-server and Anthropic's clients do. */
+    if (result == AUTH_MISSING && !s->options.worker)
+        result = auth_check_key(http_header(r, "X-Api-Key"), s->options.api_keys, s->options.n_api_keys);
+    switch (result) {
     case AUTH_OK: return true;
     case AUTH_MISSING:
         if (contract) reply_json_text(r, 401, "{\"error\":{\"code\":\"MISSING_API_KEY\",\"message\":\"Missing API key\"}}");
@@ -85,6 +89,11 @@ static bool on_every_request(http_request *r, const http_route *route, int probl
     }
     if (text) {
         reply_openai(r, problem, "invalid_request", text);
+        return false;
+    }
+    if (!s->options.worker && (problem == 404 || problem == 405)) {
+        reply_openai(r, problem, problem == 404 ? "not_found" : "method_not_allowed",
+                     problem == 404 ? "There is no such path" : "The path does not have this method");
         return false;
     }
     if (problem == 0 && s->worker.engine == NULL && worker_owns_route(route) && !(route->flags & HTTP_EARLY)) {

@@ -516,3 +516,39 @@ def test_props(server):
     assert props["total_slots"] > 0
     assert props["default_generation_settings"]["n_ctx"] == N_CTX
     assert props["chat_template"] and "build_info" in props and "bos_token" in props and "eos_token" in props
+
+
+def test_keys_and_unknown_paths(tmp_path):
+    """A key is taken from either header; what is not there is refused in OpenAI's shape."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen([BINARY, "serve", "-m", MODEL, "--port", str(port), "--api-key", "secret", "-c", "256"],
+                                   stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    if requests.get(url + "/health", timeout=2).status_code == 200:
+                        break
+                except requests.ConnectionError:
+                    pass
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            models = url + "/v1/models"
+            assert requests.get(models, timeout=5).status_code == 401
+            assert requests.get(models, headers={"X-Api-Key": "wrong"}, timeout=5).status_code == 401
+            assert requests.get(models, headers={"X-Api-Key": "secret"}, timeout=5).status_code == 200
+            assert requests.get(models, headers={"Authorization": "Bearer secret"}, timeout=5).status_code == 200
+            with pytest.raises(openai.AuthenticationError):
+                openai.OpenAI(base_url=url + "/v1", api_key="wrong", max_retries=0).models.list()
+            key = {"X-Api-Key": "secret"}
+            missing = requests.get(url + "/v1/nothing", headers=key, timeout=5)
+            assert missing.status_code == 404 and missing.json()["error"]["type"]
+            wrong = requests.put(models, headers=key, timeout=5)
+            assert wrong.status_code == 405 and "GET" in wrong.headers["Allow"] and wrong.json()["error"]["message"]
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
