@@ -1,7 +1,7 @@
 """A crowd of clients, some of which vanish, against a real server: no hang, no leak, no crossed stream, /health answered throughout.
 
 WEIR_BINARY, WEIR_MODEL and WEIR_LOAD (the weir-load program) say what to run. With sanitizers the numbers are smaller and the
-limits wider: they slow everything down many times. The full size is `tests/e2e/load` in docs/operations.md.
+limits wider: they slow everything down many times. docs/operations.md has the full size, against a release build.
 """
 
 import os
