@@ -110,7 +110,7 @@ typedef struct weir_engine_options {
     int32_t n_parallel;    /* sequences that run at once; 0 = 64 */
     int32_t n_batch;       /* most tokens in one step; 0 = 512 */
     int32_t max_queue;     /* requests that may wait; 0 = 4096, -1 = unbounded */
-    int64_t kv_cache_bytes; /* size of the KV slab; 0 = room for 4 full contexts, at most a quarter of the free memory */
+    int64_t kv_cache_bytes; /* size of the KV slab; 0 = n_parallel full contexts, at most a quarter of the free memory */
 } weir_engine_options;
 
 /* Starts the engine thread and its compute pool. `options` may be NULL. The model must outlive the engine.

@@ -24,7 +24,7 @@ static const option engine_rows[] = {
     {"max-queue", NULL, NULL, OPTION_INTEGER, MEMBER(max_queue), "N", "0",
      "requests that may wait; more are refused; 0 = 4096, -1 = unbounded", -1, LIMIT},
     {"kv-cache-size", NULL, NULL, OPTION_INTEGER, MEMBER(kv_cache_mib), "MIB", "0",
-     "memory for keys and values; 0 = room for 4 full contexts, at most a quarter of the free memory", 0, 1 << 30},
+     "memory for keys and values; 0 = a full context for each sequence, at most a quarter of the free memory", 0, 1 << 30},
 };
 static const option_group engine_group = GROUP("Engine", engine_rows);
 

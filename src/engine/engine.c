@@ -14,7 +14,7 @@
 #include "base/pool.h"
 #include "model/model.h"
 
-enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512, DEFAULT_CONTEXTS = 4 };
+enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512 };
 
 struct engine_seq {
     int32_t length, n_pages;
@@ -63,10 +63,11 @@ static int choose_sizes(engine *e, const weir_engine_options *o, weir_error *err
     const uint64_t available = memory_available();
     uint64_t n_bytes = (uint64_t)o->kv_cache_bytes;
     if (n_bytes == 0) {
-        n_bytes = (uint64_t)pages_for(e->n_ctx) * DEFAULT_CONTEXTS * e->page_bytes;
+        /* Requests that name no length may each need a whole context; memory is only taken as pages are used. */
+        uint64_t most = available / 4, one = (uint64_t)pages_for(e->n_ctx) * e->page_bytes;
+        if (__builtin_mul_overflow(one, (uint64_t)e->n_parallel, &n_bytes)) n_bytes = UINT64_MAX;
         /* An explicit context asks for at least one sequence of that length. */
-        uint64_t most = available / 4, least = (uint64_t)pages_for(e->n_ctx) * e->page_bytes;
-        if (n_bytes > most) n_bytes = o->n_ctx && most < least ? least : most;
+        if (n_bytes > most) n_bytes = o->n_ctx && most < one ? one : most;
     }
     FAIL_IF(n_bytes > available, err, WEIR_E_NOMEM, "KV cache", "%.1f MB are needed, %.1f MB of memory are available",
             (double)n_bytes / 1e6, (double)available / 1e6);
