@@ -141,7 +141,6 @@ int32_t engine_n_parallel(const engine *e) { return e->n_parallel; }
 int32_t engine_n_threads(const engine *e) { return pool_n_threads(e->threads); }
 int64_t engine_kv_tokens_total(const engine *e) { return (int64_t)e->n_pages * KERN_PAGE; }
 int64_t engine_kv_tokens_used(const engine *e) { return (int64_t)atomic_load(&((engine *)e)->n_used) * KERN_PAGE; }
-uint64_t engine_memory_bytes(const engine *e) { return e->slab_bytes + e->logits_bytes + forward_bytes(e->pass); }
 
 int engine_seq_open(engine *e, int32_t n_tokens, engine_seq **out, weir_error *err) {
     *out = NULL;

@@ -32,7 +32,6 @@ int32_t engine_n_parallel(const engine *e); /* most items in a step */
 int32_t engine_n_threads(const engine *e);
 int64_t engine_kv_tokens_total(const engine *e);
 int64_t engine_kv_tokens_used(const engine *e); /* in pages that sequences hold; any thread */
-uint64_t engine_memory_bytes(const engine *e);  /* KV slab and activations */
 
 /* A sequence that may grow to n_tokens, with its pages. WEIR_E_LIMIT: no pages free now. WEIR_E_CONTEXT: it can never fit. */
 int engine_seq_open(engine *e, int32_t n_tokens, engine_seq **out, weir_error *err);

@@ -59,8 +59,7 @@ typedef struct kern_layout {
     quant_type source;   /* the GGUF type it packs, without loss */
 } kern_layout;
 
-const kern_layout *kern_layout_at(kern_layout_id id);
-/* The layout that `type` packs into; NULL = none, the type must be converted first (see kern_pack_any). */
+/* The layout that `type` packs into; NULL = none, the type must be converted first (kern_matrix_init chooses F32). */
 const kern_layout *kern_layout_for(quant_type type);
 
 /* A packed matrix [n_rows][n_cols]: y[n_rows] = W x[n_cols]. Rows are padded with zeros to whole panels. */

@@ -26,8 +26,6 @@ static const kern_layout layouts[KERN_N_LAYOUTS] = {
     [KERN_Q6_K] = {KERN_Q6_K, "q6_k16", 6, 32, KERN_SCALE_K16, 256, 32 + 8 * (32 + 384), QUANT_Q6_K},
 };
 
-const kern_layout *kern_layout_at(kern_layout_id id) { return &layouts[id]; }
-
 const kern_layout *kern_layout_for(quant_type type) {
     for (int i = 0; i < KERN_N_LAYOUTS; i++)
         if (layouts[i].source == type) return &layouts[i];

@@ -10,6 +10,7 @@ static int configure_gemma2(model_config *c, const gguf *g, weir_error *err);
 static int configure_minicpm(model_config *c, const gguf *g, weir_error *err);
 static int configure_exaone4(model_config *c, const gguf *g, weir_error *err);
 static int configure_gptneox(model_config *c, const gguf *g, weir_error *err);
+static int configure_stablelm(model_config *c, const gguf *g, weir_error *err);
 
 static const model_arch table[] = {
     {.name = "llama", .has_experts = true, .expert_weights_norm = true},
@@ -82,7 +83,7 @@ static const model_arch table[] = {
      .window_rope_unscaled = true,
      .configure = configure_gemma2},
     {.name = "phi2", .norm = NORM_LAYER, .rope = ROPE_HALVES, .parallel = true, .plain_ffn = true, .activation = KERN_GELU},
-    {.name = "stablelm", .norm = NORM_LAYER, .rope = ROPE_HALVES},
+    {.name = "stablelm", .norm = NORM_LAYER, .rope = ROPE_HALVES, .configure = configure_stablelm},
     {.name = "starcoder2", .norm = NORM_LAYER, .rope = ROPE_HALVES, .plain_ffn = true, .activation = KERN_GELU},
     {.name = "nemotron", .norm = NORM_LAYER, .rope = ROPE_HALVES, .plain_ffn = true, .activation = KERN_RELU_SQUARED},
     {.name = "gptneox",
@@ -91,7 +92,13 @@ static const model_arch table[] = {
      .plain_ffn = true,
      .activation = KERN_GELU,
      .configure = configure_gptneox},
-    {.name = "falcon", .norm = NORM_LAYER, .rope = ROPE_HALVES, .parallel = true, .plain_ffn = true, .activation = KERN_GELU},
+    {.name = "falcon",
+     .norm = NORM_LAYER,
+     .rope = ROPE_HALVES,
+     .parallel = true,
+     .second_attn_norm = true,
+     .plain_ffn = true,
+     .activation = KERN_GELU},
     {.name = "gpt2", .norm = NORM_LAYER, .rope = ROPE_NONE, .positions = POSITIONS_LEARNED, .plain_ffn = true, .activation = KERN_GELU},
     {.name = "bloom",
      .norm = NORM_LAYER,
@@ -301,6 +308,13 @@ static int configure_gptneox(model_config *c, const gguf *g, weir_error *err) {
     c->parallel = true;
     int found = gguf_get_bool(g, "gptneox.use_parallel_residual", &c->parallel, err);
     return found < 0 ? found : 0;
+}
+
+/* The 12B model has one norm for both blocks, which are then parallel. */
+static int configure_stablelm(model_config *c, const gguf *g, weir_error *err) {
+    (void)err;
+    c->parallel = gguf_find_tensor(g, "blk.0.ffn_norm.weight") == NULL;
+    return 0;
 }
 
 int model_config_read(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {

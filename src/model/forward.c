@@ -168,8 +168,6 @@ void forward_close(forward **ff) {
     *ff = NULL;
 }
 
-size_t forward_bytes(const forward *f) { return f->memory_bytes; }
-
 /* ---- row work --------------------------------------------------------------------------------------------------------- */
 
 void forward_norm(const forward *f, const model_norm_weights *norm, const float *x, int32_t n, float *out) {

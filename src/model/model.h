@@ -83,6 +83,7 @@ typedef struct model_arch {
     bool no_pre_norms;          /* attention and feed-forward read the residual stream itself */
     bool post_norms;            /* norms of what attention and feed-forward add */
     bool ffn_norm_after_attention; /* the feed-forward's norm is stored as post_attention_norm */
+    bool second_attn_norm;      /* attention may have a norm of its own beside the feed-forward's (attn_norm_2) */
     bool unweighted_norms;      /* norms have no weights */
     bool embedding_norm;
     bool embedding_sqrt;        /* embeddings are multiplied by sqrt(d_model) */
@@ -199,7 +200,6 @@ typedef struct forward forward;
 int forward_open(forward **out, const weir_model *m, pool *p, int32_t n_rows_max, int32_t n_outputs_max, int32_t n_ctx,
                  weir_error *err);
 void forward_close(forward **f);
-size_t forward_bytes(const forward *f); /* memory it holds */
 /* Writes the keys and values of all rows into their pages and the wanted logits. WEIR_E_CANCELLED when `abort` said so: pages of
  * the rows are then partly written, which does no harm as long as the sequences' lengths do not advance. */
 int forward_run(forward *f, const forward_batch *batch, weir_error *err);

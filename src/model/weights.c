@@ -264,21 +264,16 @@ static int bind_norms(loader *l, model_layer *layer, int32_t i) {
     const model_arch *arch = l->m->arch;
     char name[GGUF_MAX_NAME];
     if (!arch->no_pre_norms) {
-        TRY(bind_norm(l, &layer->attn_norm, c->d_model, true, layer_name(name, i, "attn_norm")));
+        /* Some models norm twice: attn_norm_2 for attention, attn_norm for the feed-forward (Falcon-40B). */
+        const bool twice = arch->second_attn_norm && gguf_find_tensor(l->m->file, layer_name(name, i, "attn_norm_2.weight"));
+        const char *ffn_norm = twice ? "attn_norm" : arch->ffn_norm_after_attention ? "post_attention_norm" : "ffn_norm";
+        TRY(bind_norm(l, &layer->attn_norm, c->d_model, true, layer_name(name, i, twice ? "attn_norm_2" : "attn_norm")));
         /* Parallel blocks may share the attention's norm. */
-        const char *ffn_norm = arch->ffn_norm_after_attention ? "post_attention_norm" : "ffn_norm";
-        const bool optional = c->parallel || strcmp(arch->name, "stablelm") == 0;
-        TRY(bind_norm(l, &layer->ffn_norm, c->d_model, !optional, layer_name(name, i, ffn_norm)));
+        TRY(bind_norm(l, &layer->ffn_norm, c->d_model, !c->parallel, layer_name(name, i, ffn_norm)));
     }
     if (arch->post_norms) {
         TRY(bind_norm(l, &layer->attn_post_norm, c->d_model, true, layer_name(name, i, "post_attention_norm")));
         TRY(bind_norm(l, &layer->ffn_post_norm, c->d_model, true, layer_name(name, i, "post_ffw_norm")));
-    }
-    if (strcmp(arch->name, "falcon") == 0 && gguf_find_tensor(l->m->file, layer_name(name, i, "attn_norm_2.weight"))) {
-        /* The larger Falcons norm twice: attn_norm_2 for attention, attn_norm for the feed-forward. */
-        layer->ffn_norm = (model_norm_weights){0};
-        TRY(bind_norm(l, &layer->ffn_norm, c->d_model, true, layer_name(name, i, "attn_norm")));
-        TRY(bind_norm(l, &layer->attn_norm, c->d_model, true, layer_name(name, i, "attn_norm_2")));
     }
     return 0;
 }
@@ -302,10 +297,11 @@ static int bind_layer(loader *l, int32_t i) {
 static int bind_rope_factors(loader *l) {
     model_config *c = &l->m->config;
     if (c->n_rot == 0) return 0;
-    TRY(bind_vector(l, &c->rope[0].factors, c->n_rot / 2, false, "rope_freqs.weight"));
     /* Files with long factors do not always name the scaling. */
     const bool long_rope = c->rope[0].scaling == ROPE_SCALING_LONG;
-    TRY(bind_vector(l, &c->rope[0].factors, c->n_rot / 2, long_rope, "rope_factors_short.weight"));
+    int found = bind_vector(l, &c->rope[0].factors, c->n_rot / 2, long_rope, "rope_factors_short.weight");
+    TRY(found);
+    if (!found) TRY(bind_vector(l, &c->rope[0].factors, c->n_rot / 2, false, "rope_freqs.weight"));
     return bind_vector(l, &c->rope[0].long_factors, c->n_rot / 2, long_rope, "rope_factors_long.weight");
 }
 

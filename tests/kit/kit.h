@@ -3,7 +3,9 @@
 #ifndef WEIR_KIT_H
 #define WEIR_KIT_H
 
+#include <jansson.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef struct kit_report {
     const char *folder; /* the sub-folder being run, for messages */
@@ -18,6 +20,11 @@ void kit_skip(kit_report *r, const char *format, ...) __attribute__((format(prin
 char *kit_read_file(const char *path, size_t *n_bytes);
 /* "DIR/NAME" in a static ring of buffers. */
 const char *kit_path(const char *dir, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The index of the largest of x[n]; the first on ties. */
+int32_t kit_argmax(const float *x, int32_t n);
+/* Calls run(r, dir, document) for every JSON file of `dir`, by name; one that does not parse is a failure. */
+void kit_each_json(kit_report *r, const char *dir, void (*run)(kit_report *r, const char *dir, json_t *document));
 
 /* Each runs one sub-folder; `dir` is that sub-folder and exists. */
 void kit_run_dequant(kit_report *r, const char *dir);

@@ -3,8 +3,6 @@
  * weir keeps keys and values in F16 and quantises activations to int8 where the weights are quantised, so the limits are those
  * that the folder's README derives for such an implementation: NMSE 1e-4 for floating point files, 1e-3 with expert routing, 3e-3
  * for quantised ones (against the nearer of both references), argmax where the reference's margin is above the noise. */
-#include <jansson.h>
-#include <dirent.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -52,13 +50,6 @@ static double nmse(const float *reference, const float *x, int32_t n) {
         power += a * a;
     }
     return error / power;
-}
-
-static int32_t argmax(const float *x, int32_t n) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++)
-        if (x[i] > x[best]) best = i;
-    return best;
 }
 
 /* Runs tokens in chunks of `chunk`; logits of every token into out. */
@@ -111,7 +102,7 @@ static void check_greedy(const arch_case *c, const float *logits, size_t n_promp
     for (size_t i = 0; i < json_array_size(ids); i++) {
         int32_t wanted = (int32_t)json_integer_value(json_array_get(ids, i));
         if (json_number_value(json_array_get(margins, i)) <= limit) continue;
-        int32_t got = argmax(logits + (n_prompt - 1 + i) * (size_t)kern_pad16(c->n_vocab), c->n_vocab);
+        int32_t got = kit_argmax(logits + (n_prompt - 1 + i) * (size_t)kern_pad16(c->n_vocab), c->n_vocab);
         if (got != wanted) {
             kit_fail(c->r, "%s/%s: greedy token %zu is %d, expected %d", c->name, text_of(c->test, "name"), i, got, wanted);
             return;
@@ -171,6 +162,7 @@ static bool has_only_floats(const json_t *types) {
 }
 
 static void run_model(kit_report *r, const char *dir, json_t *spec) {
+    if (!json_object_get(spec, "gguf")) return;
     arch_case c = {.r = r, .name = text_of(spec, "name"), .spec = spec};
     weir_error err = {0};
     char path[1024];
@@ -204,23 +196,4 @@ static void run_model(kit_report *r, const char *dir, json_t *spec) {
     weir_model_close(&c.model);
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
-
-static int is_json(const struct dirent *entry) {
-    const size_t n = strlen(entry->d_name);
-    return n > 5 && strcmp(entry->d_name + n - 5, ".json") == 0;
-}
-
-void kit_run_arch(kit_report *r, const char *dir) {
-    struct dirent **entries;
-    int n = scandir(dir, &entries, is_json, by_name);
-    for (int i = 0; i < n; i++) {
-        json_error_t error;
-        json_t *spec = json_load_file(kit_path(dir, "%s", entries[i]->d_name), 0, &error);
-        if (spec == NULL) kit_fail(r, "%s: %s", entries[i]->d_name, error.text);
-        else if (json_is_object(spec) && json_object_get(spec, "gguf")) run_model(r, dir, spec);
-        json_decref(spec);
-        free(entries[i]);
-    }
-    if (n >= 0) free(entries);
-}
+void kit_run_arch(kit_report *r, const char *dir) { kit_each_json(r, dir, run_model); }

@@ -4,8 +4,6 @@
  * weir quantises activations and keeps keys and values in F16; the folder's README derives for such an implementation, against
  * the reference or the exact run: mean top-1 log probability difference up to 0.12, 99th percentile up to 0.6, top-1 agreement
  * of at least 92 %, mean negative log-likelihood within 1 %, greedy tokens equal where the margin is above 1. */
-#include <jansson.h>
-#include <dirent.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,13 +42,6 @@ static double log_sum_exp(const float *x, int32_t n) {
     return (double)largest + log(sum);
 }
 
-static int32_t argmax(const float *x, int32_t n) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++)
-        if (x[i] > x[best]) best = i;
-    return best;
-}
-
 typedef void (*visit_fn)(golden *g, void *user, size_t position, const float *logits);
 
 /* Runs tokens from an empty context and visits the logits after each. */
@@ -74,7 +65,7 @@ static void compare_top(golden *g, distances *d, const json_t *row, const float 
     const double wanted = json_number_value(json_array_get(json_object_get(row, "logprobs"), 0));
     if (d->n == MAX_SAMPLES) return;
     d->top1[d->n++] = fabs((double)logits[best] - log_sum_exp(logits, g->n_vocab) - wanted);
-    d->n_agree += argmax(logits, g->n_vocab) == best;
+    d->n_agree += kit_argmax(logits, g->n_vocab) == best;
 }
 
 typedef struct prompt_run {
@@ -103,7 +94,7 @@ static void visit_prompt(golden *g, void *user, size_t position, const float *lo
     if (i >= json_array_size(json_object_get(greedy, "ids"))) return;
     if (json_number_value(json_array_get(json_object_get(greedy, "margin"), i)) <= 1.0) return;
     p->n_checked++;
-    p->n_wrong += argmax(logits, g->n_vocab) != json_integer_value(json_array_get(json_object_get(greedy, "ids"), i));
+    p->n_wrong += kit_argmax(logits, g->n_vocab) != json_integer_value(json_array_get(json_object_get(greedy, "ids"), i));
 }
 
 static void run_prompt(golden *g, const json_t *prompt) {
@@ -143,7 +134,7 @@ static bool within(const distances *d, double *mean, double *p99, double *agree)
 }
 
 static void check_distances(golden *g) {
-    double mean[2], p99[2], agree[2];
+    double mean[2] = {0}, p99[2] = {0}, agree[2] = {0};
     bool reference = within(&g->to_reference, &mean[0], &p99[0], &agree[0]), exact = within(&g->to_exact, &mean[1], &p99[1], &agree[1]);
     printf("golden %s: top-1 log probability off by mean %.4f, p99 %.4f (reference), %.4f, %.4f (exact); top-1 agreement %.1f %%, %.1f %%\n",
            g->name, mean[0], p99[0], mean[1], p99[1], agree[0] * 100, agree[1] * 100);
@@ -208,29 +199,15 @@ static void run_model(kit_report *r, const json_t *spec, const char *path) {
     weir_model_close(&g.model);
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
-
-static int is_json(const struct dirent *entry) {
-    const size_t n = strlen(entry->d_name);
-    return n > 5 && strcmp(entry->d_name + n - 5, ".json") == 0;
+static void run_document(kit_report *r, const char *dir, json_t *spec) {
+    const char *models = getenv("WEIR_MODELS"), *file = json_string_value(json_object_get(spec, "model_file"));
+    struct stat st;
+    char path[2048];
+    (void)dir;
+    if (file == NULL) return;
+    snprintf(path, sizeof path, "%s/%s", models ? models : "", file);
+    if (models == NULL || stat(path, &st) != 0) kit_skip(r, "%s is not in the folder that WEIR_MODELS names", file);
+    else run_model(r, spec, path);
 }
 
-void kit_run_golden(kit_report *r, const char *dir) {
-    struct dirent **entries;
-    const char *models = getenv("WEIR_MODELS");
-    int n = scandir(dir, &entries, is_json, by_name);
-    for (int i = 0; i < n; i++) {
-        json_error_t error;
-        json_t *spec = json_load_file(kit_path(dir, "%s", entries[i]->d_name), 0, &error);
-        const char *file = json_string_value(json_object_get(spec, "model_file"));
-        struct stat st;
-        char path[2048];
-        snprintf(path, sizeof path, "%s/%s", models ? models : "", file ? file : "");
-        if (spec == NULL) kit_fail(r, "%s: %s", entries[i]->d_name, error.text);
-        else if (file && (models == NULL || stat(path, &st) != 0)) kit_skip(r, "%s is not in the folder that WEIR_MODELS names", file);
-        else if (file) run_model(r, spec, path);
-        json_decref(spec);
-        free(entries[i]);
-    }
-    if (n >= 0) free(entries);
-}
+void kit_run_golden(kit_report *r, const char *dir) { kit_each_json(r, dir, run_document); }

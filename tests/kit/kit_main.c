@@ -1,6 +1,7 @@
 /* See kit.h. */
 #include "kit.h"
 
+#include <dirent.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -75,6 +76,34 @@ const char *kit_path(const char *dir, const char *format, ...) {
     if (n >= 0 && (size_t)n < sizeof ring[0]) vsnprintf(out + n, sizeof ring[0] - (size_t)n, format, args);
     va_end(args);
     return out;
+}
+
+int32_t kit_argmax(const float *x, int32_t n) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+
+static int is_json(const struct dirent *entry) {
+    const size_t n = strlen(entry->d_name);
+    return n > 5 && strcmp(entry->d_name + n - 5, ".json") == 0;
+}
+
+void kit_each_json(kit_report *r, const char *dir, void (*run)(kit_report *r, const char *dir, json_t *document)) {
+    struct dirent **entries;
+    int n = scandir(dir, &entries, is_json, by_name);
+    for (int i = 0; i < n; i++) {
+        json_error_t error;
+        json_t *document = json_load_file(kit_path(dir, "%s", entries[i]->d_name), 0, &error);
+        if (document == NULL) kit_fail(r, "%s: %s", entries[i]->d_name, error.text);
+        else run(r, dir, document);
+        json_decref(document);
+        free(entries[i]);
+    }
+    if (n >= 0) free(entries);
 }
 
 static bool is_folder(const char *path) {
