@@ -168,8 +168,10 @@ void engine_seq_close(engine *e, engine_seq **ss) {
 
 int32_t engine_seq_length(const engine_seq *s) { return s->length; }
 
+bool engine_seq_can_truncate(const engine_seq *s, int32_t length) { return length >= 0 && length <= s->length; }
+
 void engine_seq_truncate(engine_seq *s, int32_t length) {
-    if (length >= 0 && length < s->length) s->length = length;
+    if (engine_seq_can_truncate(s, length)) s->length = length;
 }
 
 static int check_items(const engine *e, const engine_item *items, int32_t n_items, weir_error *err) {

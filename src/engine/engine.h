@@ -37,7 +37,10 @@ int64_t engine_kv_tokens_used(const engine *e); /* in pages that sequences hold;
 int engine_seq_open(engine *e, int32_t n_tokens, engine_seq **out, weir_error *err);
 void engine_seq_close(engine *e, engine_seq **seq);
 int32_t engine_seq_length(const engine_seq *seq);
-/* Forgets all tokens from `length` on. */
+/* Whether the sequence can go back to its first `length` tokens: 0 <= length <= its length, and nothing that it keeps has mixed
+ * later tokens into what came before. */
+bool engine_seq_can_truncate(const engine_seq *seq, int32_t length);
+/* Forgets all tokens from `length` on; does nothing where engine_seq_can_truncate says no. */
 void engine_seq_truncate(engine_seq *seq, int32_t length);
 
 /* Appends the items' tokens to their sequences and computes the wanted logits. On failure no sequence has advanced.

@@ -217,6 +217,11 @@ static void test_abort(void **state) {
     item.seq = b;
     assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
     assert_memory_equal(first, engine_logits(e, 0), sizeof(float) * (size_t)n_vocab);
+    assert_true(engine_seq_can_truncate(b, 2));
+    assert_false(engine_seq_can_truncate(b, 6));
+    assert_false(engine_seq_can_truncate(b, -1));
+    engine_seq_truncate(b, 6);
+    assert_int_equal(engine_seq_length(b), 5);
     engine_seq_truncate(b, 2);
     assert_int_equal(engine_seq_length(b), 2);
     item = (engine_item){.seq = b, .tokens = tokens + 2, .n_tok = 3, .want_logits = true};
