@@ -94,6 +94,12 @@ int gguf_item_f64(const gguf_key_value *kv, uint64_t i, double *out);
 const char *gguf_file_type_name(const gguf *g);
 /* "uint32", "string", ...; "unknown" for a number outside the enum. Static storage. */
 const char *gguf_value_type_name(gguf_value_type type);
+/* Bytes of a number of that type in a file; 0 for strings, arrays and numbers outside the enum. */
+size_t gguf_value_type_bytes(gguf_value_type type);
+/* The number that general.file_type has for a name such as "Q4_K_M", in any case; -1 if there is none. */
+int32_t gguf_file_type_number(const char *name);
+/* The name for such a number; NULL if there is none. */
+const char *gguf_file_type_named(uint32_t number);
 /* Names and strings of a file may hold anything: this makes one line of printable, well-formed UTF-8 for messages and
  * terminals. Control characters, invisible direction marks and ill-formed bytes become \n, \t, \xNN or \u{NNNN}, a backslash is
  * doubled. Writes at most `capacity` bytes with the NUL, cut between characters and then ending in "...", and returns the bytes

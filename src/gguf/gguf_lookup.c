@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/error.h"
 #include "base/utf8.h"
@@ -209,11 +210,23 @@ static const char *const file_types[] = {
     [36] = "TQ1_0",  [37] = "TQ2_0",  [38] = "MXFP4_MOE", [39] = "NVFP4",  [40] = "Q1_0",    [41] = "Q2_0",
 };
 
+enum { N_FILE_TYPES = sizeof file_types / sizeof file_types[0] };
+
+const char *gguf_file_type_named(uint32_t number) {
+    return number < N_FILE_TYPES ? file_types[number] : NULL;
+}
+
+int32_t gguf_file_type_number(const char *name) {
+    for (int32_t i = 0; i < N_FILE_TYPES; i++) {
+        if (file_types[i] && strcasecmp(file_types[i], name) == 0) return i;
+    }
+    return -1;
+}
+
 const char *gguf_file_type_name(const gguf *g) {
     uint32_t number;
-    if (gguf_get_u32(g, "general.file_type", &number, NULL) == 1 && number < sizeof file_types / sizeof file_types[0] &&
-        file_types[number]) {
-        return file_types[number];
+    if (gguf_get_u32(g, "general.file_type", &number, NULL) == 1 && gguf_file_type_named(number)) {
+        return gguf_file_type_named(number);
     }
     size_t n_formats;
     const quant_format *formats = quant_format_table(&n_formats), *most = NULL;

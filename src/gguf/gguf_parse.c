@@ -185,6 +185,10 @@ const char *gguf_value_type_name(gguf_value_type type) {
     return (unsigned)type < N_VALUE_TYPES ? value_types[type].name : "unknown";
 }
 
+size_t gguf_value_type_bytes(gguf_value_type type) {
+    return (unsigned)type < N_VALUE_TYPES ? value_types[type].n_bytes : 0;
+}
+
 /* Reads the strings of a string or an array of strings; kv->n_items is set. */
 static int parse_strings(parser *p, gguf_key_value *kv) {
     cursor *in = &p->in;
