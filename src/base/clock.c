@@ -13,6 +13,12 @@ static int64_t read_us(clockid_t id) {
 
 int64_t clock_now_us(void) { return read_us(CLOCK_MONOTONIC); }
 
+int64_t clock_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 int64_t clock_unix_us(void) { return read_us(CLOCK_REALTIME); }
 
 void clock_sleep_us(int64_t us) {

@@ -1,4 +1,4 @@
-/* Time: a monotonic clock in microseconds and UTC stamps for logs and the wire. Any thread. */
+/* Time: a monotonic clock and UTC stamps for logs and the wire. Any thread. */
 #ifndef WEIR_BASE_CLOCK_H
 #define WEIR_BASE_CLOCK_H
 
@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 int64_t clock_now_us(void);  /* CLOCK_MONOTONIC */
+int64_t clock_now_ns(void);  /* the same in nanoseconds */
 int64_t clock_unix_us(void); /* CLOCK_REALTIME */
 void clock_sleep_us(int64_t us);
 

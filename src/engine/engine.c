@@ -12,7 +12,6 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/pool.h"
-#include "model/model.h"
 
 enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512 };
 
@@ -224,3 +223,7 @@ int engine_step_all(engine *e, const engine_item *item, float *out, weir_error *
     item->seq->length += item->n_tok;
     return 0;
 }
+
+int engine_measure(engine *e, weir_error *err) { return forward_measure(e->pass, err); }
+
+void engine_measured(const engine *e, double ns[MODEL_N_OPS]) { forward_measured(e->pass, ns); }

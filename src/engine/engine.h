@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "model/model.h"
 #include "weir/weir.h"
 
 typedef struct engine engine;
@@ -53,5 +54,10 @@ const float *engine_logits(const engine *e, int32_t i);
 /* All logits of one step, for evaluation: as engine_step with one item, then logits of every token, [n_tok][n_vocab rounded
  * up to 16], into out. */
 int engine_step_all(engine *e, const engine_item *item, float *out, weir_error *err);
+
+/* Measures from now on where the time of steps goes, from zero (model.h's operations). WEIR_E_NOMEM. */
+int engine_measure(engine *e, weir_error *err);
+/* Time of each operation since then in ns, the mean over the threads. */
+void engine_measured(const engine *e, double ns[MODEL_N_OPS]);
 
 #endif

@@ -139,7 +139,7 @@ static void attention_prefill(worker *w, const model_layer *layer, int32_t index
     split_rows(f, w->thread, f->batch->n_rows, &begin, &end);
     for (int32_t row = begin; row < end; row++)
         for (int32_t h = 0; h < c->n_head_kv; h++) store_kv(w, layer, index, row, h);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_ATTENTION);
     int64_t n_items = 0;
     for (int32_t i = 0; i < f->batch->n_groups; i++) n_items += (int64_t)tiles_of(c, f->batch->groups[i].n_rows, &tile_rows) * c->n_head_kv;
     int32_t group = 0;
@@ -253,7 +253,7 @@ static void norm_projections(worker *w, const model_layer *layer) {
         forward_norm(f, &layer->q_norm, q, c->n_head * c->d_head, q);
         forward_norm(f, &layer->k_norm, k, c->n_head_kv * c->d_head, k);
     }
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_ATTENTION);
 }
 
 void forward_attention(worker *w, const model_layer *layer, int32_t index) {

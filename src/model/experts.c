@@ -228,20 +228,20 @@ void forward_experts(worker *w, const model_layer *layer, int32_t index) {
     const product routing[] = {{&layer->router, f->experts.router, (size_t)kern_pad16(c->n_expert), layer->router_bias, false},
                                {&layer->shared_gate, f->experts.shared_gate, KERN_PANEL, NULL, false}};
     forward_products_take(w, routing, layer->shared_gate.layout ? 2 : 1, &w->rows->model, n_rows, index, PHASE_ROUTER);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_EXPERTS);
     if (w->thread == 0) {
         for (int32_t r = 0; r < n_rows; r++) choose(f, layer, r);
         sort_assignments(f);
     }
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_EXPERTS);
     gather(w, int8);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_EXPERTS);
     experts_take(w, layer, index, PHASE_EXPERTS_UP, layer->up_experts[0].n_panels, expert_up);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_EXPERTS);
     quantise_hidden(w, layer);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_EXPERTS);
     experts_take(w, layer, index, PHASE_EXPERTS_DOWN, layer->down_experts[0].n_panels, expert_down);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_EXPERTS);
     combine(w, layer);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_EXPERTS);
 }

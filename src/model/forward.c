@@ -164,8 +164,24 @@ void forward_close(forward **ff) {
     forward *f = *ff;
     if (f == NULL) return;
     munmap(f->memory, f->memory_bytes);
+    free(f->clocks);
     free(f);
     *ff = NULL;
+}
+
+int forward_measure(forward *f, weir_error *err) {
+    const size_t n_bytes = (size_t)f->n_threads * sizeof *f->clocks;
+    if (f->clocks == NULL) f->clocks = aligned_alloc(_Alignof(op_clock), n_bytes);
+    FAIL_IF(f->clocks == NULL, err, WEIR_E_NOMEM, NULL, "no memory for the clocks of %d threads", f->n_threads);
+    memset(f->clocks, 0, n_bytes);
+    return 0;
+}
+
+void forward_measured(const forward *f, double ns[MODEL_N_OPS]) {
+    for (int op = 0; op < MODEL_N_OPS; op++) {
+        ns[op] = 0;
+        for (int t = 0; f->clocks && t < f->n_threads; t++) ns[op] += (double)f->clocks[t].ns[op] / f->n_threads;
+    }
 }
 
 /* ---- row work --------------------------------------------------------------------------------------------------------- */
@@ -314,15 +330,15 @@ static bool layer_attention(worker *w, const model_layer *layer, int32_t index) 
                            {&layer->k, f->k, (size_t)f->n_k_pad, layer->k_bias, false},
                            {&layer->v, f->v, (size_t)f->n_v_pad, layer->v_bias, false}};
     forward_products_take(w, qkv, 3, &w->rows->model, n_rows, index, PHASE_QKV);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_QKV);
     if (atomic_load(&f->aborted)) return false;
     forward_attention(w, layer, index);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_ATTENTION);
     input_rows(w, c->n_head * c->d_value, &layer->o, &w->rows->heads);
     row_barrier(w);
     const product out = {&layer->o, f->projected, (size_t)f->d_model_pad, NULL, false};
     forward_products_take(w, &out, 1, &w->rows->heads, n_rows, index, PHASE_OUT);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_OUT);
     return true;
 }
 
@@ -330,12 +346,12 @@ static bool layer_attention(worker *w, const model_layer *layer, int32_t index) 
 static void dense_feed_forward(worker *w, const model_layer *layer, int32_t index) {
     forward *f = w->f;
     gate_up(w, layer, index);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_GATE_UP);
     input_rows(w, layer->down.n_cols, &layer->down, &w->rows->hidden);
     row_barrier(w);
     const product down = {&layer->down, f->projected, (size_t)f->d_model_pad, NULL, f->m->config.parallel};
     forward_products_take(w, &down, 1, &w->rows->hidden, f->batch->n_rows, index, PHASE_DOWN);
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_DOWN);
 }
 
 /* Whether a feed-forward reads its input in int8 blocks. */
@@ -376,11 +392,11 @@ static void output_head(worker *w) {
         forward_norm(f, &f->m->output_norm, w->rows->x + (size_t)b->output_rows[i] * (size_t)f->d_model_pad, c->d_model, normed);
         if (wants_int8(&f->m->output)) ops->quantise(&to->model, i, normed, c->d_model);
     }
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_ROWS);
     const product head = {&f->m->output, b->logits, b->logits_stride, f->m->output_bias, false};
     forward_products_take(w, &head, 1, &to->model, b->n_outputs, c->n_layer, PHASE_OUT);
     if (c->output_softcap == 0.0f && c->logit_scale == 1.0f) return;
-    pool_barrier(f->threads);
+    step_barrier(w, MODEL_OP_HEAD);
     for (int32_t i = begin; i < end; i++) {
         float *logits = b->logits + (size_t)i * b->logits_stride;
         if (c->logit_scale != 1.0f) ops->scale(logits, c->logit_scale, c->n_vocab);
@@ -395,12 +411,18 @@ static void forward_thread(void *arg, int thread) {
     w.rows = w.replicated ? &w.scratch->rows : &f->shared;
     if (w.replicated) w.end = f->batch->n_rows;
     else split_rows(f, thread, f->batch->n_rows, &w.begin, &w.end);
+    if (f->clocks) {
+        w.clock = &f->clocks[thread];
+        w.clock->last_ns = clock_now_ns();
+    }
     embed(&w);
+    mark(&w, MODEL_OP_EMBED);
     for (int32_t i = 0; i < c->n_layer; i++) {
         if (!layer_attention(&w, &f->m->layers[i], i)) return;
         layer_feed_forward(&w, &f->m->layers[i], i);
     }
     output_head(&w);
+    if (w.clock) step_barrier(&w, MODEL_OP_HEAD); /* the wait for the last thread belongs to the step, too */
 }
 
 static void prepare_rows(forward *f) {

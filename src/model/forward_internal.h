@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "model/model.h"
 
 /* Up to so many rows each thread repeats the row work. */
@@ -46,6 +47,12 @@ typedef struct expert_buffers {
     float *out;               /* [A][d_model_pad] */
 } expert_buffers;
 
+/* A thread's time by operation, in cache lines of its own. */
+typedef struct op_clock {
+    _Alignas(64) int64_t last_ns;    /* when the operation that runs now began */
+    int64_t ns[MODEL_N_OPS];
+} op_clock;
+
 struct forward {
     const weir_model *m;
     pool *threads;
@@ -69,6 +76,7 @@ struct forward {
     kern_softmax *parts;             /* [2 n_threads][n_segments_max] */
     atomic_int *parts_left;          /* [2 n_threads] */
 
+    op_clock *clocks;                /* [n_threads], or NULL: time is not measured */
     atomic_int_fast64_t *counters;   /* [(n_layer + 1) * N_PHASES], 64 bytes apart */
     atomic_bool aborted;
     const forward_batch *batch;
@@ -90,15 +98,34 @@ typedef struct worker {
     row_buffers *rows;       /* shared, or this thread's own */
     int32_t begin, end;      /* rows of row work */
     thread_scratch *scratch;
+    op_clock *clock;         /* NULL: time is not measured */
 } worker;
+
+/* What the thread did since the last mark was `op`. */
+static inline void mark(worker *w, model_op op) {
+    if (__builtin_expect(w->clock != NULL, 0)) {
+        const int64_t now = clock_now_ns();
+        w->clock->ns[op] += now - w->clock->last_ns;
+        w->clock->last_ns = now;
+    }
+}
+
+/* All threads meet; `op` ends here. */
+static inline void step_barrier(worker *w, model_op op) {
+    mark(w, op);
+    pool_barrier(w->f->threads);
+    mark(w, MODEL_OP_WAIT);
+}
 
 static inline void split_rows(const forward *f, int thread, int32_t n, int32_t *begin, int32_t *end) {
     *begin = (int32_t)((int64_t)n * thread / f->n_threads);
     *end = (int32_t)((int64_t)n * (thread + 1) / f->n_threads);
 }
 
+/* After row work: without a barrier when each thread did all of it. */
 static inline void row_barrier(worker *w) {
-    if (!w->replicated) pool_barrier(w->f->threads);
+    if (w->replicated) mark(w, MODEL_OP_ROWS);
+    else step_barrier(w, MODEL_OP_ROWS);
 }
 
 /* Whether a matrix reads its input in int8 blocks; floating point weights read the floats. */

@@ -204,4 +204,40 @@ void forward_close(forward **f);
  * the rows are then partly written, which does no harm as long as the sequences' lengths do not advance. */
 int forward_run(forward *f, const forward_batch *batch, weir_error *err);
 
+/* ---- work and time ---------------------------------------------------------------------------------------------------- */
+
+/* The operations of a step that work and time are told for. */
+typedef enum model_op {
+    MODEL_OP_EMBED,     /* embedding rows */
+    MODEL_OP_ROWS,      /* norms, quantisation, residual sums */
+    MODEL_OP_QKV,       /* the three projections */
+    MODEL_OP_ATTENTION, /* RoPE, storing keys and values, scores, values */
+    MODEL_OP_OUT,       /* attention's output projection */
+    MODEL_OP_GATE_UP,   /* with the activation function */
+    MODEL_OP_DOWN,
+    MODEL_OP_EXPERTS,   /* all of the routed experts, their router and their row work */
+    MODEL_OP_HEAD,      /* logits */
+    MODEL_OP_WAIT,      /* at barriers */
+    MODEL_N_OPS,
+} model_op;
+
+const char *model_op_name(model_op op);
+
+/* What an operation has to do: multiply-accumulates in int8 and in F32, and bytes that must come from memory at least once. */
+typedef struct model_work {
+    double int8_macs, f32_macs, bytes;
+} model_work;
+
+/* Adds to work[] what the weights cost in a step of n_rows rows and n_outputs logits: each matrix is read once. Of routed experts
+ * as many are counted as the rows can choose at most. */
+void model_add_weights_work(const weir_model *m, int32_t n_rows, int32_t n_outputs, model_work work[MODEL_N_OPS]);
+/* Adds what attention costs in a step for one sequence that holds n_past tokens and gets n_tok more: keys and values are read
+ * once. */
+void model_add_attention_work(const weir_model *m, int32_t n_past, int32_t n_tok, model_work work[MODEL_N_OPS]);
+
+/* Measures from now on where the time of steps goes, from zero. Before the first call a step reads no clock. WEIR_E_NOMEM. */
+int forward_measure(forward *f, weir_error *err);
+/* Time of each operation since then in ns, the mean over the threads: their sum is the time of the steps. */
+void forward_measured(const forward *f, double ns[MODEL_N_OPS]);
+
 #endif

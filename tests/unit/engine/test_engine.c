@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "engine/engine.h"
 #include "kern/kern.h"
 #include "fault/gguf_builder.h"
@@ -299,12 +300,57 @@ static void test_pages(void **state) {
     weir_model_close(&m);
 }
 
+/* The tiny model's work by hand, and measured times that add up to the steps' own. */
+static void test_work_and_time(void **state) {
+    (void)state;
+    weir_model *m = open_model("avx512");
+    model_work one[MODEL_N_OPS] = {{0}}, many[MODEL_N_OPS] = {{0}};
+    model_add_weights_work(m, 1, 1, one);
+    model_add_weights_work(m, 5, 0, many);
+    assert_true(one[MODEL_OP_GATE_UP].int8_macs + one[MODEL_OP_GATE_UP].f32_macs == 2 * 2 * 64 * 128); /* layers x gate and up */
+    assert_true(one[MODEL_OP_GATE_UP].int8_macs == 2 * 64 * 128);                                     /* those of the first layer */
+    assert_true(many[MODEL_OP_GATE_UP].int8_macs == 5 * one[MODEL_OP_GATE_UP].int8_macs);
+    assert_true(many[MODEL_OP_GATE_UP].bytes == one[MODEL_OP_GATE_UP].bytes); /* weights are read once for all rows */
+    assert_true(one[MODEL_OP_HEAD].bytes > 0 && many[MODEL_OP_HEAD].bytes == 0);
+    model_add_attention_work(m, 7, 2, one);
+    assert_true(one[MODEL_OP_ATTENTION].f32_macs == 2 * (8 + 9) * 4 * (16 + 16));
+    assert_true(one[MODEL_OP_ATTENTION].bytes == 2 * 9 * 2 * (16 + 16) * 2);
+
+    for (int n_threads = 1; n_threads <= 2; n_threads++) {
+        engine *e = open_engine(m, n_threads, 512);
+        engine_seq *seq = NULL;
+        weir_error err = {0};
+        const int32_t tokens[] = {3, 4, 5, 6, 7, 8};
+        double ns[MODEL_N_OPS], sum = 0;
+        assert_int_equal(engine_seq_open(e, 64, &seq, NULL), 0);
+        engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 6, .want_logits = true};
+        assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
+        engine_measured(e, ns); /* nothing yet */
+        for (int op = 0; op < MODEL_N_OPS; op++) assert_true(ns[op] == 0);
+        assert_int_equal(engine_measure(e, &err), 0);
+        const int64_t begin = clock_now_ns();
+        for (int i = 0; i < 8; i++, item.n_tok = 1) assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
+        const int64_t passed = clock_now_ns() - begin;
+        engine_measured(e, ns);
+        for (int op = 0; op < MODEL_N_OPS; op++) {
+            assert_true(ns[op] > 0 || op == MODEL_OP_EXPERTS);
+            sum += ns[op];
+        }
+        assert_true(ns[MODEL_OP_EXPERTS] == 0);
+        assert_true(sum <= (double)passed);
+        engine_seq_close(e, &seq);
+        engine_close(&e);
+    }
+    weir_model_close(&m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bit_identity),
         cmocka_unit_test(test_abort),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_work_and_time),
     };
     return cmocka_run_group_tests(tests, make_model, remove_model);
 }
