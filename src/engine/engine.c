@@ -52,7 +52,7 @@ static void *map_zeroed(size_t n_bytes) {
 /* Context and slab size from the options, the model and the free memory. */
 static int choose_sizes(engine *e, const weir_engine_options *o, weir_error *err) {
     const model_config *c = &e->model->config;
-    e->page_bytes = model_page_bytes(e->model);
+    e->page_bytes = model_page_bytes(c);
     FAIL_IF(o->n_ctx < 0 || o->n_parallel < 0 || o->n_batch < 0 || o->kv_cache_bytes < 0, err, WEIR_E_INVALID, "options",
             "sizes must not be negative");
     e->n_parallel = o->n_parallel ? o->n_parallel : DEFAULT_PARALLEL;

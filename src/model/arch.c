@@ -123,7 +123,7 @@ const model_arch *model_arch_named(const char *name, size_t n_bytes) {
 }
 
 /* Shapes beyond these are no model that could run, and keep all later arithmetic far from overflow. */
-enum { MAX_D_MODEL = 1 << 17, MAX_LAYERS = 1024, MAX_HEADS = 1024, MAX_D_HEAD = 1024, MAX_D_FF = 1 << 20, MAX_EXPERTS = 1024 };
+enum { MAX_D_MODEL = 1 << 17, MAX_LAYERS = MODEL_MAX_LAYERS, MAX_HEADS = 1024, MAX_D_HEAD = 1024, MAX_D_FF = 1 << 20, MAX_EXPERTS = 1024 };
 
 /* "ARCH.suffix" in a caller's buffer. */
 static const char *key_of(char buffer[128], const model_arch *arch, const char *suffix) {
@@ -146,6 +146,28 @@ static int read_int(const gguf *g, const model_arch *arch, const char *suffix, i
     FAIL_IF(value < low || value > high, err, WEIR_E_FORMAT, key, "%u is out of range; expected %lld to %lld", value, (long long)low,
             (long long)high);
     *out = (int32_t)value;
+    return 0;
+}
+
+/* A number for each layer: one for all, or an array with one each. Stored at out, out + stride, ... `fallback` as in read_int. */
+static int read_layer_ints(const model_config *c, const gguf *g, const model_arch *arch, const char *suffix, int64_t low, int64_t high,
+                           int64_t fallback, int32_t *out, size_t stride, weir_error *err) {
+    char key[128];
+    const gguf_key_value *kv = gguf_find(g, key_of(key, arch, suffix));
+    if (kv == NULL || kv->type != GGUF_ARRAY) {
+        TRY(read_int(g, arch, suffix, low, high, fallback, out, err));
+        for (int32_t i = 1; i < c->n_layer; i++) out[(size_t)i * stride] = out[0];
+        return 0;
+    }
+    FAIL_IF(kv->n_items < (uint64_t)c->n_layer, err, WEIR_E_FORMAT, key, "%llu numbers for %d layers", (unsigned long long)kv->n_items,
+            c->n_layer);
+    for (int32_t i = 0; i < c->n_layer; i++) {
+        int64_t value;
+        FAIL_IF(gguf_item_i64(kv, (uint64_t)i, &value) != 1, err, WEIR_E_FORMAT, key, "entry %d is no integer", i);
+        FAIL_IF(value < low || value > high, err, WEIR_E_FORMAT, key, "%lld of layer %d is out of range; expected %lld to %lld",
+                (long long)value, i, (long long)low, (long long)high);
+        out[(size_t)i * stride] = (int32_t)value;
+    }
     return 0;
 }
 
@@ -317,20 +339,36 @@ static int configure_stablelm(model_config *c, const gguf *g, weir_error *err) {
     return 0;
 }
 
+/* Heads and feed-forward widths of all layers, and the largest of each. */
+static int read_shapes(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
+    char key[128];
+    const size_t stride = sizeof c->shapes[0] / sizeof(int32_t);
+    model_layer_shape *s = c->shapes;
+    TRY(read_layer_ints(c, g, arch, "attention.head_count", 1, MAX_HEADS, -1, &s->n_head, stride, err));
+    for (int32_t i = 0; i < c->n_layer; i++) s[i].n_head_kv = s[i].n_head;
+    if (gguf_find(g, key_of(key, arch, "attention.head_count_kv")))
+        TRY(read_layer_ints(c, g, arch, "attention.head_count_kv", 1, MAX_HEADS, -1, &s->n_head_kv, stride, err));
+    TRY(read_layer_ints(c, g, arch, "feed_forward_length", 1, MAX_D_FF, -1, &s->d_ff, stride, err));
+    for (int32_t i = 0; i < c->n_layer; i++) {
+        FAIL_IF(s[i].n_head_kv && s[i].n_head % s[i].n_head_kv != 0, err, WEIR_E_FORMAT, key_of(key, arch, "attention.head_count_kv"),
+                "%d heads cannot share %d KV heads evenly", s[i].n_head, s[i].n_head_kv);
+        if (s[i].n_head > c->n_head) c->n_head = s[i].n_head;
+        if (s[i].n_head_kv > c->n_head_kv) c->n_head_kv = s[i].n_head_kv;
+        if (s[i].d_ff > c->d_ff) c->d_ff = s[i].d_ff;
+    }
+    return 0;
+}
+
 int model_config_read(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
     char key[128];
     *c = (model_config){.embedding_scale = 1.0f, .residual_scale = 1.0f, .logit_scale = 1.0f};
     TRY(read_int(g, arch, "context_length", 1, INT32_MAX / 2, -1, &c->n_ctx_train, err));
     TRY(read_int(g, arch, "embedding_length", 1, MAX_D_MODEL, -1, &c->d_model, err));
     TRY(read_int(g, arch, "block_count", 1, MAX_LAYERS, -1, &c->n_layer, err));
-    TRY(read_int(g, arch, "attention.head_count", 1, MAX_HEADS, -1, &c->n_head, err));
-    TRY(read_int(g, arch, "attention.head_count_kv", 1, MAX_HEADS, c->n_head, &c->n_head_kv, err));
-    TRY(read_int(g, arch, "feed_forward_length", 1, MAX_D_FF, -1, &c->d_ff, err));
+    TRY(read_shapes(c, arch, g, err));
     TRY(read_int(g, arch, "attention.key_length", 1, MAX_D_HEAD, c->d_model / c->n_head, &c->d_head, err));
     TRY(read_int(g, arch, "attention.value_length", 1, MAX_D_HEAD, c->d_head, &c->d_value, err));
     TRY(read_int(g, arch, "rope.dimension_count", 0, MAX_D_HEAD, c->d_head, &c->n_rot, err));
-    FAIL_IF(c->n_head % c->n_head_kv != 0, err, WEIR_E_FORMAT, key_of(key, arch, "attention.head_count_kv"),
-            "%d heads cannot share %d KV heads evenly", c->n_head, c->n_head_kv);
     FAIL_IF(c->d_head < 1 || c->d_head > MAX_D_HEAD, err, WEIR_E_FORMAT, key_of(key, arch, "attention.head_count"),
             "%d values in %d heads leave no head size between 1 and %d", c->d_model, c->n_head, MAX_D_HEAD);
     FAIL_IF(c->n_rot > c->d_head || c->n_rot % 2 != 0, err, WEIR_E_FORMAT, key_of(key, arch, "rope.dimension_count"),

@@ -10,13 +10,16 @@
 static size_t head_k_bytes(const model_config *c) { return (size_t)c->d_head * KERN_PAGE * sizeof(uint16_t); }
 static size_t head_v_bytes(const model_config *c) { return (size_t)kern_pad16(c->d_value) * KERN_PAGE * sizeof(uint16_t); }
 
-size_t model_page_bytes(const weir_model *m) {
-    const model_config *c = &m->config;
-    return (size_t)c->n_layer * (size_t)c->n_head_kv * (head_k_bytes(c) + head_v_bytes(c));
+size_t model_kv_offset(const model_config *c, int32_t layer) {
+    size_t n_heads = 0;
+    for (int32_t i = 0; i < layer; i++) n_heads += (size_t)c->shapes[i].n_head_kv;
+    return n_heads * (head_k_bytes(c) + head_v_bytes(c));
 }
 
-static size_t k_offset(const model_config *c, int32_t layer, int32_t head_kv) {
-    return ((size_t)layer * (size_t)c->n_head_kv + (size_t)head_kv) * (head_k_bytes(c) + head_v_bytes(c));
+size_t model_page_bytes(const model_config *c) { return model_kv_offset(c, c->n_layer); }
+
+static size_t k_offset(const model_config *c, const model_layer *layer, int32_t head_kv) {
+    return layer->kv_offset + (size_t)head_kv * (head_k_bytes(c) + head_v_bytes(c));
 }
 
 /* Norm, rotation and scale of one head's query or key, from a projection into `out`. */
@@ -42,13 +45,13 @@ static float query_scale(const model_config *c, int32_t pos) {
     return c->attention_scale * (1.0f + c->temperature_scale * logf(1.0f + periods));
 }
 
-static void store_kv(worker *w, const model_layer *layer, int32_t index, int32_t row, int32_t head_kv) {
+static void store_kv(worker *w, const model_layer *layer, int32_t row, int32_t head_kv) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
     const int32_t pos = f->row_pos[row];
     const forward_group *g = &f->batch->groups[f->row_group[row]];
     float *v = f->v + (size_t)row * (size_t)f->n_v_pad + (size_t)head_kv * (size_t)c->d_value;
-    const size_t at = k_offset(c, index, head_kv);
+    const size_t at = k_offset(c, layer, head_kv);
     prepare_head(f, layer, row, head_kv, f->k + (size_t)row * (size_t)f->n_k_pad + (size_t)head_kv * (size_t)c->d_head, &layer->k_norm,
                  1.0f, w->scratch->key);
     if (c->clamp_qkv > 0.0f) f->m->ops->clamp(v, c->clamp_qkv, c->d_value);
@@ -67,11 +70,11 @@ typedef struct tile {
 } tile;
 
 /* Tile `t` of a group: query rows numbered token-major, heads within, in runs of tile_rows. */
-static void tile_make(worker *w, const model_layer *layer, int32_t index, const forward_group *g, int32_t head_kv, int32_t first,
+static void tile_make(worker *w, const model_layer *layer, const forward_group *g, int32_t head_kv, int32_t first,
                       int32_t n, tile *t) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
-    const int32_t shared = c->n_head / c->n_head_kv;
+    const int32_t shared = layer->n_head / layer->n_head_kv;
     const size_t d_pad = (size_t)kern_pad16(c->d_head);
     t->first_key = INT32_MAX;
     t->last_key = 0;
@@ -89,7 +92,7 @@ static void tile_make(worker *w, const model_layer *layer, int32_t index, const 
         if (t->key_begin[i] < t->first_key) t->first_key = t->key_begin[i];
         if (t->key_end[i] > t->last_key) t->last_key = t->key_end[i];
     }
-    const size_t at = k_offset(c, index, head_kv);
+    const size_t at = k_offset(c, layer, head_kv);
     t->a = (kern_attention){.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = t->q, .key_begin = t->key_begin,
                             .key_end = t->key_end, .pages = g->pages, .k_offset = at, .v_offset = at + head_k_bytes(c),
                             .softcap = c->attention_softcap, .alibi_slope = f->m->alibi ? t->slope : NULL};
@@ -125,8 +128,8 @@ static void tile_attend(worker *w, const tile *t) {
     tile_finish(w, t, total);
 }
 
-static int32_t tiles_of(const model_config *c, int32_t n_tokens, int32_t *tile_rows) {
-    const int32_t shared = c->n_head / c->n_head_kv;
+static int32_t tiles_of(const model_layer *layer, int32_t n_tokens, int32_t *tile_rows) {
+    const int32_t shared = layer->n_head / layer->n_head_kv;
     *tile_rows = shared >= KERN_ATTENTION_ROWS ? KERN_ATTENTION_ROWS : KERN_ATTENTION_ROWS / shared * shared;
     return (n_tokens * shared + *tile_rows - 1) / *tile_rows;
 }
@@ -134,14 +137,13 @@ static int32_t tiles_of(const model_config *c, int32_t n_tokens, int32_t *tile_r
 /* Keys and values of all rows first, then tiles of queries; for batches with several rows of one sequence. */
 static void attention_prefill(worker *w, const model_layer *layer, int32_t index) {
     forward *f = w->f;
-    const model_config *c = &f->m->config;
     int32_t begin, end, tile_rows;
     split_rows(f, w->thread, f->batch->n_rows, &begin, &end);
     for (int32_t row = begin; row < end; row++)
-        for (int32_t h = 0; h < c->n_head_kv; h++) store_kv(w, layer, index, row, h);
+        for (int32_t h = 0; h < layer->n_head_kv; h++) store_kv(w, layer, row, h);
     step_barrier(w, MODEL_OP_ATTENTION);
     int64_t n_items = 0;
-    for (int32_t i = 0; i < f->batch->n_groups; i++) n_items += (int64_t)tiles_of(c, f->batch->groups[i].n_rows, &tile_rows) * c->n_head_kv;
+    for (int32_t i = 0; i < f->batch->n_groups; i++) n_items += (int64_t)tiles_of(layer, f->batch->groups[i].n_rows, &tile_rows) * layer->n_head_kv;
     int32_t group = 0;
     int64_t group_first = 0;
     for (int64_t item; (item = pool_take(counter(f, index, PHASE_ATTENTION), 1, n_items)) < n_items;) {
@@ -149,44 +151,43 @@ static void attention_prefill(worker *w, const model_layer *layer, int32_t index
         const forward_group *g;
         for (;; group++) {
             g = &f->batch->groups[group];
-            group_items = (int64_t)tiles_of(c, g->n_rows, &tile_rows) * c->n_head_kv;
+            group_items = (int64_t)tiles_of(layer, g->n_rows, &tile_rows) * layer->n_head_kv;
             if (item < group_first + group_items) break;
             group_first += group_items;
         }
-        const int32_t n_query = g->n_rows * (c->n_head / c->n_head_kv), n_tiles = (int32_t)(group_items / c->n_head_kv);
+        const int32_t n_query = g->n_rows * (layer->n_head / layer->n_head_kv), n_tiles = (int32_t)(group_items / layer->n_head_kv);
         /* Late positions cost most: hand them out first. */
-        const int32_t at = (int32_t)(item - group_first), which = n_tiles - 1 - at / c->n_head_kv, first = which * tile_rows;
+        const int32_t at = (int32_t)(item - group_first), which = n_tiles - 1 - at / layer->n_head_kv, first = which * tile_rows;
         tile t;
-        tile_make(w, layer, index, g, at % c->n_head_kv, first, n_query - first < tile_rows ? n_query - first : tile_rows, &t);
+        tile_make(w, layer, g, at % layer->n_head_kv, first, n_query - first < tile_rows ? n_query - first : tile_rows, &t);
         tile_attend(w, &t);
     }
 }
 
 /* One KV head of one sequence with one new token. */
-static void decode_item(worker *w, const model_layer *layer, int32_t index, const forward_group *g, int32_t head_kv) {
-    const model_config *c = &w->f->m->config;
-    const int32_t shared = c->n_head / c->n_head_kv;
+static void decode_item(worker *w, const model_layer *layer, const forward_group *g, int32_t head_kv) {
+    const int32_t shared = layer->n_head / layer->n_head_kv;
     int32_t tile_rows;
-    tiles_of(c, 1, &tile_rows);
-    store_kv(w, layer, index, g->row_begin, head_kv);
+    tiles_of(layer, 1, &tile_rows);
+    store_kv(w, layer, g->row_begin, head_kv);
     for (int32_t first = 0; first < shared; first += tile_rows) {
         tile t;
-        tile_make(w, layer, index, g, head_kv, first, shared - first < tile_rows ? shared - first : tile_rows, &t);
+        tile_make(w, layer, g, head_kv, first, shared - first < tile_rows ? shared - first : tile_rows, &t);
         tile_attend(w, &t);
     }
 }
 
 /* One segment of one item of a split decode; whoever finishes an item last merges its segments in order. */
-static void decode_segment(worker *w, const model_layer *layer, int32_t index, int32_t item, int32_t segment, int32_t first_segment,
+static void decode_segment(worker *w, const model_layer *layer, int32_t item, int32_t segment, int32_t first_segment,
                            int32_t last_segment) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
-    const forward_group *g = &f->batch->groups[item / c->n_head_kv];
-    const int32_t shared = c->n_head / c->n_head_kv;
+    const forward_group *g = &f->batch->groups[item / layer->n_head_kv];
+    const int32_t shared = layer->n_head / layer->n_head_kv;
     kern_softmax *parts = f->parts + (size_t)item * (size_t)f->n_segments_max;
     tile t;
-    if (segment == last_segment) store_kv(w, layer, index, g->row_begin, item % c->n_head_kv);
-    tile_make(w, layer, index, g, item % c->n_head_kv, 0, shared, &t);
+    if (segment == last_segment) store_kv(w, layer, g->row_begin, item % layer->n_head_kv);
+    tile_make(w, layer, g, item % layer->n_head_kv, 0, shared, &t);
     f->m->ops->attend(&t.a, segment * KERN_SEGMENT, segment_end(&t, segment), &parts[segment]);
     if (atomic_fetch_sub(&f->parts_left[item], 1) > 1) return;
     kern_softmax *total = &w->scratch->total;
@@ -204,38 +205,36 @@ static void segments_of(const forward *f, const model_layer *layer, const forwar
 /* Every sequence has one new token: no barrier between storing it and attending. */
 static void attention_decode(worker *w, const model_layer *layer, int32_t index) {
     forward *f = w->f;
-    const model_config *c = &f->m->config;
-    const int32_t n_items = f->batch->n_groups * c->n_head_kv;
+    const int32_t n_items = f->batch->n_groups * layer->n_head_kv;
     /* Few items would leave threads idle over a long context: split them by segment. */
-    const bool split = f->n_threads > 1 && n_items < 2 * f->n_threads && c->n_head / c->n_head_kv <= KERN_ATTENTION_ROWS;
+    const bool split = f->n_threads > 1 && n_items < 2 * f->n_threads && layer->n_head / layer->n_head_kv <= KERN_ATTENTION_ROWS;
     if (!split) {
         for (int64_t i; (i = pool_take(counter(f, index, PHASE_ATTENTION), 1, n_items)) < n_items;)
-            decode_item(w, layer, index, &f->batch->groups[i / c->n_head_kv], (int32_t)(i % c->n_head_kv));
+            decode_item(w, layer, &f->batch->groups[i / layer->n_head_kv], (int32_t)(i % layer->n_head_kv));
         return;
     }
     int64_t n_pieces = 0, first_piece = 0;
     int32_t first, last, item = 0;
     for (int32_t i = 0; i < n_items; i++) {
-        segments_of(f, layer, &f->batch->groups[i / c->n_head_kv], &first, &last);
+        segments_of(f, layer, &f->batch->groups[i / layer->n_head_kv], &first, &last);
         n_pieces += last - first + 1;
     }
     for (int64_t piece; (piece = pool_take(counter(f, index, PHASE_ATTENTION), 1, n_pieces)) < n_pieces;) {
         for (;; item++) {
-            segments_of(f, layer, &f->batch->groups[item / c->n_head_kv], &first, &last);
+            segments_of(f, layer, &f->batch->groups[item / layer->n_head_kv], &first, &last);
             if (piece < first_piece + last - first + 1) break;
             first_piece += last - first + 1;
         }
-        decode_segment(w, layer, index, item, first + (int32_t)(piece - first_piece), first, last);
+        decode_segment(w, layer, item, first + (int32_t)(piece - first_piece), first, last);
     }
 }
 
 void forward_attention_prepare(forward *f, const model_layer *layer) {
-    const model_config *c = &f->m->config;
-    const int32_t n_items = f->batch->n_groups * c->n_head_kv;
+    const int32_t n_items = f->batch->n_groups * layer->n_head_kv;
     if (!one_token_each(f->batch) || n_items >= 2 * f->n_threads) return;
     for (int32_t i = 0; i < n_items; i++) {
         int32_t first, last;
-        segments_of(f, layer, &f->batch->groups[i / c->n_head_kv], &first, &last);
+        segments_of(f, layer, &f->batch->groups[i / layer->n_head_kv], &first, &last);
         /* Relaxed: the barrier after the projections publishes it. */
         atomic_store_explicit(&f->parts_left[i], last - first + 1, memory_order_relaxed);
     }
@@ -250,8 +249,8 @@ static void norm_projections(worker *w, const model_layer *layer) {
     split_rows(f, w->thread, f->batch->n_rows, &begin, &end);
     for (int32_t r = begin; r < end; r++) {
         float *q = f->q + (size_t)r * (size_t)f->n_q_pad, *k = f->k + (size_t)r * (size_t)f->n_k_pad;
-        forward_norm(f, &layer->q_norm, q, c->n_head * c->d_head, q);
-        forward_norm(f, &layer->k_norm, k, c->n_head_kv * c->d_head, k);
+        forward_norm(f, &layer->q_norm, q, layer->n_head * c->d_head, q);
+        forward_norm(f, &layer->k_norm, k, layer->n_head_kv * c->d_head, k);
     }
     step_barrier(w, MODEL_OP_ATTENTION);
 }

@@ -40,9 +40,10 @@ void model_add_weights_work(const weir_model *m, int32_t n_rows, int32_t n_outpu
 
 void model_add_attention_work(const weir_model *m, int32_t n_past, int32_t n_tok, model_work work[MODEL_N_OPS]) {
     const model_config *c = &m->config;
-    const double key_bytes = (double)model_page_bytes(m) / KERN_PAGE / c->n_layer;
-    const double key_macs = (double)c->n_head * (c->d_head + c->d_value);
     for (int32_t i = 0; i < c->n_layer; i++) {
+        const double key_bytes = (double)(model_kv_offset(c, i + 1) - model_kv_offset(c, i)) / KERN_PAGE;
+        const double key_macs = (double)m->layers[i].n_head * (c->d_head + c->d_value);
+        if (m->layers[i].n_head_kv == 0) continue;
         const int32_t window = m->layers[i].windowed ? c->window : INT32_MAX;
         const int32_t oldest = n_past + 1 > window ? n_past + 1 - window : 0; /* that the first new token sees */
         double n_seen = 0;

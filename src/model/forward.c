@@ -231,10 +231,15 @@ static void absorb(worker *w, int32_t r, const float *bias, const float *second_
     ops->add(x, projected, c->d_model);
 }
 
-/* What a whole layer has left to add when the next one begins. */
-static void absorb_layer(worker *w, const model_layer *layer) {
+/* What the block before has left to add. */
+static void absorb_pending(worker *w) {
+    const model_layer *layer = w->pending;
     const bool parallel = w->f->m->config.parallel;
-    for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, layer->down_bias, parallel ? layer->o_bias : NULL, &layer->ffn_post_norm);
+    w->pending = NULL;
+    for (int32_t r = w->begin; layer && r < w->end; r++) {
+        if (w->pending_ffn) absorb(w, r, layer->down_bias, parallel ? layer->o_bias : NULL, &layer->ffn_post_norm);
+        else absorb(w, r, layer->o_bias, NULL, &layer->attn_post_norm);
+    }
 }
 
 /* The norm before a block, and its result as matrix input. */
@@ -248,15 +253,14 @@ static void norm_rows(worker *w, const model_norm_weights *norm, bool int8) {
     }
 }
 
-/* Rows of a shared buffer (in->f32) as input of the next matrix. */
-static void input_rows(worker *w, int32_t n_cols, const kern_matrix *user, kern_rows *in) {
+void forward_input_rows(worker *w, int32_t n_cols, const kern_matrix *user, kern_rows *in) {
     if (!wants_int8(user)) return;
     for (int32_t r = w->begin; r < w->end; r++) w->f->m->ops->quantise(in, r, in->f32 + (size_t)r * in->stride, n_cols);
 }
 
 /* ---- matrix work ------------------------------------------------------------------------------------------------------ */
 
-/* Panels that a thread takes at once: enough chunks that a slowed-down thread does not hold up the others. */
+/* Enough chunks that a slowed-down thread does not hold up the others. */
 int32_t forward_panel_chunk(const forward *f, int32_t n_panels) {
     int32_t chunk = n_panels / (f->n_threads * 8);
     if (chunk > 32) chunk = 32;
@@ -311,34 +315,55 @@ static void gate_up(worker *w, const model_layer *layer, int32_t index) {
 
 /* ---- the pass --------------------------------------------------------------------------------------------------------- */
 
+enum { MAX_INPUT_PRODUCTS = 4 };
+
 /* Thread 0 asks and tells the others through the barrier that follows. */
 static void ask_abort(worker *w) {
     const forward_batch *b = w->f->batch;
     if (w->thread == 0 && b->abort && b->abort(b->abort_user)) atomic_store(&w->f->aborted, true);
 }
 
-static bool layer_attention(worker *w, const model_layer *layer, int32_t index) {
+/* What a layer's mixer computes from the normed rows before anything else. Returns how many products. */
+static int input_products(const forward *f, const model_layer *layer, product out[MAX_INPUT_PRODUCTS]) {
+    int n = 0;
+    if (layer->n_head_kv) {
+        out[n++] = (product){&layer->q, f->q, (size_t)f->n_q_pad, layer->q_bias, false};
+        out[n++] = (product){&layer->k, f->k, (size_t)f->n_k_pad, layer->k_bias, false};
+        out[n++] = (product){&layer->v, f->v, (size_t)f->n_v_pad, layer->v_bias, false};
+    }
+    return n;
+}
+
+/* The attention's output, projected. */
+static void attention_output(worker *w, const model_layer *layer, int32_t index) {
     forward *f = w->f;
-    const model_config *c = &f->m->config;
-    const int32_t n_rows = f->batch->n_rows;
+    forward_input_rows(w, layer->o.n_cols, &layer->o, &w->rows->heads);
+    row_barrier(w);
+    const product out = {&layer->o, f->projected, (size_t)f->d_model_pad, NULL, false};
+    forward_products_take(w, &out, 1, &w->rows->heads, f->batch->n_rows, index, PHASE_OUT);
+    step_barrier(w, MODEL_OP_OUT);
+}
+
+/* What mixes tokens: leaves in f->projected what it adds to the residual stream. False when the step was abandoned. */
+static bool layer_mixer(worker *w, const model_layer *layer, int32_t index) {
+    forward *f = w->f;
+    product products[MAX_INPUT_PRODUCTS];
+    const int n_products = input_products(f, layer, products);
+    bool int8 = false;
+    for (int i = 0; i < n_products; i++) int8 = int8 || wants_int8(products[i].w);
     ask_abort(w);
     if (w->thread == 0) forward_attention_prepare(f, layer);
-    if (index > 0) absorb_layer(w, layer - 1);
-    norm_rows(w, &layer->attn_norm, wants_int8(&layer->q) || wants_int8(&layer->k) || wants_int8(&layer->v));
+    absorb_pending(w);
+    norm_rows(w, &layer->attn_norm, int8);
     row_barrier(w);
-    const product qkv[] = {{&layer->q, f->q, (size_t)f->n_q_pad, layer->q_bias, false},
-                           {&layer->k, f->k, (size_t)f->n_k_pad, layer->k_bias, false},
-                           {&layer->v, f->v, (size_t)f->n_v_pad, layer->v_bias, false}};
-    forward_products_take(w, qkv, 3, &w->rows->model, n_rows, index, PHASE_QKV);
+    forward_products_take(w, products, n_products, &w->rows->model, f->batch->n_rows, index, PHASE_IN);
     step_barrier(w, MODEL_OP_QKV);
     if (atomic_load(&f->aborted)) return false;
     forward_attention(w, layer, index);
     step_barrier(w, MODEL_OP_ATTENTION);
-    input_rows(w, c->n_head * c->d_value, &layer->o, &w->rows->heads);
-    row_barrier(w);
-    const product out = {&layer->o, f->projected, (size_t)f->d_model_pad, NULL, false};
-    forward_products_take(w, &out, 1, &w->rows->heads, n_rows, index, PHASE_OUT);
-    step_barrier(w, MODEL_OP_OUT);
+    attention_output(w, layer, index);
+    w->pending = layer;
+    w->pending_ffn = false;
     return true;
 }
 
@@ -347,7 +372,7 @@ static void dense_feed_forward(worker *w, const model_layer *layer, int32_t inde
     forward *f = w->f;
     gate_up(w, layer, index);
     step_barrier(w, MODEL_OP_GATE_UP);
-    input_rows(w, layer->down.n_cols, &layer->down, &w->rows->hidden);
+    forward_input_rows(w, layer->down.n_cols, &layer->down, &w->rows->hidden);
     row_barrier(w);
     const product down = {&layer->down, f->projected, (size_t)f->d_model_pad, NULL, f->m->config.parallel};
     forward_products_take(w, &down, 1, &w->rows->hidden, f->batch->n_rows, index, PHASE_DOWN);
@@ -365,14 +390,15 @@ static void layer_feed_forward(worker *w, const model_layer *layer, int32_t inde
     forward *f = w->f;
     const model_config *c = &f->m->config;
     const bool shared_norm = !layer->ffn_norm.present && layer->attn_norm.present;
-    if (!c->parallel)
-        for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, layer->o_bias, NULL, &layer->attn_post_norm);
+    if (!c->parallel) absorb_pending(w);
     /* A parallel block may feed the attention's input on: it is still there. */
     if (!(c->parallel && shared_norm) || feed_forward_wants_int8(layer))
         norm_rows(w, shared_norm ? &layer->attn_norm : &layer->ffn_norm, feed_forward_wants_int8(layer));
     row_barrier(w);
     if (layer->up.layout) dense_feed_forward(w, layer, index);
     if (layer->router.layout) forward_experts(w, layer, index);
+    w->pending = layer;
+    w->pending_ffn = true;
 }
 
 /* The last residual sum, norm and output head, for the rows whose logits are wanted. */
@@ -383,7 +409,7 @@ static void output_head(worker *w) {
     const kern_ops *ops = f->m->ops;
     row_buffers *to = &f->outputs;
     if (b->n_outputs == 0) return;
-    absorb_layer(w, &f->m->layers[c->n_layer - 1]);
+    absorb_pending(w);
     row_barrier(w);
     int32_t begin, end;
     split_rows(f, w->thread, b->n_outputs, &begin, &end);
@@ -418,7 +444,7 @@ static void forward_thread(void *arg, int thread) {
     embed(&w);
     mark(&w, MODEL_OP_EMBED);
     for (int32_t i = 0; i < c->n_layer; i++) {
-        if (!layer_attention(&w, &f->m->layers[i], i)) return;
+        if (!layer_mixer(&w, &f->m->layers[i], i)) return;
         layer_feed_forward(&w, &f->m->layers[i], i);
     }
     output_head(&w);

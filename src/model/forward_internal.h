@@ -14,7 +14,7 @@
 enum { REPLICATED_ROWS = 4 };
 
 /* Counters that hand out work, one for each phase of each layer. */
-enum { PHASE_QKV, PHASE_ATTENTION, PHASE_OUT, PHASE_GATE_UP, PHASE_DOWN, PHASE_ROUTER, PHASE_EXPERTS_UP, PHASE_EXPERTS_DOWN, N_PHASES };
+enum { PHASE_IN, PHASE_ATTENTION, PHASE_OUT, PHASE_GATE_UP, PHASE_DOWN, PHASE_ROUTER, PHASE_EXPERTS_UP, PHASE_EXPERTS_DOWN, N_PHASES };
 
 /* Row buffers: the residual stream, its norm, and quantised rows for the three widths that feed matrices. */
 typedef struct row_buffers {
@@ -99,6 +99,8 @@ typedef struct worker {
     int32_t begin, end;      /* rows of row work */
     thread_scratch *scratch;
     op_clock *clock;         /* NULL: time is not measured */
+    const model_layer *pending; /* f->projected holds what this layer's ... */
+    bool pending_ffn;           /* ... feed-forward (or else its mixer) adds to the residual stream; NULL = nothing */
 } worker;
 
 /* What the thread did since the last mark was `op`. */
@@ -145,6 +147,8 @@ typedef struct product {
 
 /* out[n] = norm of x[n]; out may be x. A norm that is not present copies. */
 void forward_norm(const forward *f, const model_norm_weights *norm, const float *x, int32_t n, float *out);
+/* Rows of a shared buffer (in->f32) as input of `user`. */
+void forward_input_rows(worker *w, int32_t n_cols, const kern_matrix *user, kern_rows *in);
 /* Panels that a thread takes at once. */
 int32_t forward_panel_chunk(const forward *f, int32_t n_panels);
 /* Panels [begin, end) of the concatenation of several products of the same input. */

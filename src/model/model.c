@@ -74,7 +74,7 @@ int model_memory_needed(gguf *g, model_memory *out, weir_error *err) {
     int rc = model_weights_bytes(&m, &out->weights_bytes, err);
     arena_free(&m.strings);
     TRY(rc);
-    out->kv_token_bytes = model_page_bytes(&m) / KERN_PAGE;
+    out->kv_token_bytes = model_page_bytes(&m.config) / KERN_PAGE;
     out->n_ctx_train = m.config.n_ctx_train;
     return 0;
 }

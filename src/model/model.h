@@ -40,8 +40,18 @@ typedef enum model_positions { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_ALIB
 
 typedef enum model_gating { GATING_SOFTMAX = 1, GATING_SIGMOID = 2, GATING_SOFTMAX_CHOSEN = 3 } model_gating; /* as the files number them */
 
+enum { MODEL_MAX_LAYERS = 1024 };
+
+/* What may differ from layer to layer. */
+typedef struct model_layer_shape {
+    int32_t n_head, n_head_kv;  /* n_head_kv 0 = no attention */
+    int32_t d_ff;               /* width of a dense feed-forward; 0 = none */
+} model_layer_shape;
+
 typedef struct model_config {
-    int32_t n_vocab, n_ctx_train, d_model, n_layer, n_head, n_head_kv, d_head, d_value, d_ff, n_rot;
+    int32_t n_vocab, n_ctx_train, d_model, n_layer, d_head, d_value, n_rot;
+    int32_t n_head, n_head_kv, d_ff; /* the largest of all layers */
+    model_layer_shape shapes[MODEL_MAX_LAYERS]; /* [n_layer] */
     float norm_eps;
     bool parallel;              /* attention and feed-forward read the same residual stream and are added together */
     float embedding_scale;      /* 1 = none */
@@ -114,6 +124,8 @@ typedef struct model_norm_weights {
 } model_norm_weights;
 
 typedef struct model_layer {
+    int32_t n_head, n_head_kv;                        /* n_head_kv 0 = no attention */
+    size_t kv_offset;                                 /* of the layer's keys and values in a page */
     model_norm_weights attn_norm, ffn_norm;           /* before the block, [d_model] */
     model_norm_weights attn_post_norm, ffn_post_norm; /* after it, [d_model] */
     model_norm_weights q_norm, k_norm;                /* [d_head], or [n_head][d_head] when `per_head_norms`, or the row */
@@ -168,8 +180,10 @@ int model_weights_bytes(weir_model *m, uint64_t *n_bytes, weir_error *err);
 
 /* ---- KV pages --------------------------------------------------------------------------------------------------------- */
 
-/* A page holds KERN_PAGE tokens of all layers. */
-size_t model_page_bytes(const weir_model *m);
+/* A page holds KERN_PAGE tokens of all layers with attention; 0 if none has. */
+size_t model_page_bytes(const model_config *c);
+/* Where the keys and values of a layer begin in a page. */
+size_t model_kv_offset(const model_config *c, int32_t layer);
 
 /* ---- forward ---------------------------------------------------------------------------------------------------------- */
 

@@ -1,0 +1,276 @@
+/* Which tensors fill which slots of a model: names, shapes, and what may be fused, split, shared or absent. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "model/loader.h"
+
+/* NAME.weight and NAME.bias of a norm; `wanted` false leaves it out. */
+static int bind_norm(loader *l, model_norm_weights *norm, int64_t n, bool required, const char *name) {
+    char full[GGUF_MAX_NAME];
+    if (l->m->arch->unweighted_norms) {
+        norm->present = true;
+        return 1;
+    }
+    snprintf(full, sizeof full, "%s.weight", name);
+    int found = loader_bind_vector(l, &norm->weight, n, required, full);
+    if (found <= 0) return found;
+    norm->present = true;
+    snprintf(full, sizeof full, "%s.bias", name);
+    int bias = loader_bind_vector(l, &norm->bias, n, false, full);
+    return bias < 0 ? bias : 1;
+}
+
+/* blk.I.SUFFIX in a caller's buffer. */
+static const char *layer_name(char buffer[GGUF_MAX_NAME], int32_t i, const char *suffix) {
+    snprintf(buffer, GGUF_MAX_NAME, "blk.%d.%s", (int)i, suffix);
+    return buffer;
+}
+
+/* q, k and v from tensors of their own or from the rows of one. */
+static int bind_qkv(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const int64_t d = c->d_model;
+    const struct {
+        const char *weight, *bias;
+        kern_matrix *matrix;
+        const float **vector;
+        int64_t n;
+    } parts[] = {{"attn_q.weight", "attn_q.bias", &layer->q, &layer->q_bias, (int64_t)layer->n_head * c->d_head},
+                 {"attn_k.weight", "attn_k.bias", &layer->k, &layer->k_bias, (int64_t)layer->n_head_kv * c->d_head},
+                 {"attn_v.weight", "attn_v.bias", &layer->v, &layer->v_bias, (int64_t)layer->n_head_kv * c->d_value}};
+    const int64_t n_whole = parts[0].n + parts[1].n + parts[2].n;
+    char name[GGUF_MAX_NAME];
+    const bool fused = gguf_find_tensor(l->m->file, layer_name(name, i, "attn_qkv.weight")) != NULL;
+    int64_t first = 0;
+    for (int p = 0; p < 3; first += parts[p].n, p++) {
+        if (fused) {
+            TRY(loader_bind_rows(l, parts[p].matrix, first, parts[p].n, n_whole, d, true, layer_name(name, i, "attn_qkv.weight")));
+            TRY(loader_bind_part(l, parts[p].vector, first, parts[p].n, n_whole, false, layer_name(name, i, "attn_qkv.bias")));
+        } else {
+            TRY(loader_bind_matrix(l, parts[p].matrix, parts[p].n, d, true, layer_name(name, i, parts[p].weight)));
+            TRY(loader_bind_vector(l, parts[p].vector, parts[p].n, false, layer_name(name, i, parts[p].bias)));
+        }
+    }
+    return 0;
+}
+
+/* Norms of q and k: one for all heads, one for each head (a matrix [n_head][d_head]), or one for the whole row. */
+static int bind_qk_norms(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const model_qk_norm kind = l->m->arch->qk_norm;
+    char name[GGUF_MAX_NAME];
+    if (l->m->arch->optional_qk_norm && !gguf_find_tensor(l->m->file, layer_name(name, i, "attn_q_norm.weight"))) return 0;
+    if (kind == QK_NORM_HEAD) {
+        TRY(bind_norm(l, &layer->q_norm, c->d_head, true, layer_name(name, i, "attn_q_norm")));
+        TRY(bind_norm(l, &layer->k_norm, c->d_head, true, layer_name(name, i, "attn_k_norm")));
+    } else if (kind == QK_NORM_ROW) {
+        TRY(bind_norm(l, &layer->q_norm, (int64_t)layer->n_head * c->d_head, true, layer_name(name, i, "attn_q_norm")));
+        TRY(bind_norm(l, &layer->k_norm, (int64_t)layer->n_head_kv * c->d_head, true, layer_name(name, i, "attn_k_norm")));
+    } else if (l->m->arch->norm == NORM_LAYER && gguf_find_tensor(l->m->file, layer_name(name, i, "attn_q_norm.weight"))) {
+        const gguf_tensor *t;
+        TRY(loader_find(l, layer_name(name, i, "attn_q_norm.weight"), layer->n_head, c->d_head, true, &t));
+        TRY(loader_add(l, (binding){.tensor = t, .n_values = (int64_t)t->n_values, .vector = &layer->q_norm.weight,
+                                     .n_bytes = (size_t)(t->n_values + 16) * sizeof(float)}));
+        TRY(loader_find(l, layer_name(name, i, "attn_k_norm.weight"), layer->n_head_kv, c->d_head, true, &t));
+        TRY(loader_add(l, (binding){.tensor = t, .n_values = (int64_t)t->n_values, .vector = &layer->k_norm.weight,
+                                     .n_bytes = (size_t)(t->n_values + 16) * sizeof(float)}));
+        layer->q_norm.present = layer->k_norm.present = layer->per_head_norms = true;
+    }
+    return 0;
+}
+
+/* Gate, up and down of a dense feed-forward of width d_ff; gate and up may be the two halves of one tensor. `suffix` is "" or,
+ * for a shared expert, "_shexp". */
+static int bind_dense(loader *l, model_layer *layer, int32_t i, int64_t d_ff, const char *suffix) {
+    const model_config *c = &l->m->config;
+    const bool plain = l->m->arch->plain_ffn;
+    char up[GGUF_MAX_NAME], gate[GGUF_MAX_NAME], down[GGUF_MAX_NAME], bias[GGUF_MAX_NAME];
+    snprintf(up, sizeof up, "blk.%d.ffn_up%s.weight", (int)i, suffix);
+    snprintf(gate, sizeof gate, "blk.%d.ffn_gate%s.weight", (int)i, suffix);
+    snprintf(down, sizeof down, "blk.%d.ffn_down%s.weight", (int)i, suffix);
+    const gguf_tensor *t = gguf_find_tensor(l->m->file, up);
+    if (!plain && t && !gguf_find_tensor(l->m->file, gate) && t->dims[1] == 2 * (uint64_t)d_ff) {
+        TRY(loader_bind_rows(l, &layer->gate, 0, d_ff, 2 * d_ff, c->d_model, true, up));
+        TRY(loader_bind_rows(l, &layer->up, d_ff, d_ff, 2 * d_ff, c->d_model, true, up));
+    } else {
+        if (!plain) TRY(loader_bind_matrix(l, &layer->gate, d_ff, c->d_model, true, gate));
+        TRY(loader_bind_matrix(l, &layer->up, d_ff, c->d_model, true, up));
+        if (!plain) TRY(loader_bind_vector(l, &layer->gate_bias, d_ff, false, layer_name(bias, i, "ffn_gate.bias")));
+        TRY(loader_bind_vector(l, &layer->up_bias, d_ff, false, layer_name(bias, i, "ffn_up.bias")));
+    }
+    TRY(loader_bind_matrix(l, &layer->down, c->d_model, d_ff, true, down));
+    return loader_bind_vector(l, &layer->down_bias, c->d_model, false, layer_name(bias, i, "ffn_down.bias"));
+}
+
+/* All experts of one kind: a tensor [n_expert][n_rows][n_cols] as n_expert matrices, and its biases [n_expert][n_rows]. */
+static int bind_experts(loader *l, kern_matrix **matrices, const float **biases, int64_t n_rows, int64_t n_cols, int32_t i, const char *kind) {
+    const model_config *c = &l->m->config;
+    char name[GGUF_MAX_NAME];
+    snprintf(name, sizeof name, "blk.%d.%s.weight", (int)i, kind);
+    const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
+    FAIL_IF(t == NULL, l->err, WEIR_E_FORMAT, name, "the tensor is missing");
+    char shape[64];
+    loader_format_shape(shape, t->dims, t->n_dims);
+    FAIL_IF(t->dims[0] != (uint64_t)n_cols || t->dims[1] != (uint64_t)n_rows || t->dims[2] != (uint64_t)c->n_expert || t->dims[3] != 1, l->err,
+            WEIR_E_FORMAT, name, "the shape is %s; the metadata ask for %lld x %lld x %d", shape, (long long)n_cols, (long long)n_rows, c->n_expert);
+    *matrices = arena_array(&l->m->strings, (size_t)c->n_expert, sizeof **matrices);
+    FAIL_IF(*matrices == NULL, l->err, WEIR_E_NOMEM, name, "no memory for %d experts", c->n_expert);
+    if ((size_t)n_cols > l->largest_row) l->largest_row = (size_t)n_cols;
+    for (int32_t e = 0; e < c->n_expert; e++) {
+        kern_matrix *w = *matrices + e;
+        TRY(kern_matrix_init(w, t->format->type, n_rows, n_cols, l->err));
+        l->total_values += (size_t)(n_rows * n_cols);
+        TRY(loader_add(l, (binding){.tensor = t, .first = e * n_rows, .matrix = w, .n_bytes = kern_matrix_bytes(w)}));
+    }
+    snprintf(name, sizeof name, "blk.%d.%s.bias", (int)i, kind);
+    const gguf_tensor *bias;
+    if (gguf_find_tensor(l->m->file, name) == NULL) return 0;
+    TRY(loader_find(l, name, c->n_expert, n_rows, true, &bias));
+    return loader_add(l, (binding){.tensor = bias, .n_values = (int64_t)bias->n_values, .vector = biases,
+                                    .n_bytes = (size_t)(bias->n_values + 16) * sizeof(float)});
+}
+
+static int bind_routed(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    char name[GGUF_MAX_NAME];
+    TRY(loader_bind_matrix(l, &layer->router, c->n_expert, c->d_model, true, layer_name(name, i, "ffn_gate_inp.weight")));
+    TRY(loader_bind_vector(l, &layer->router_bias, c->n_expert, false, layer_name(name, i, "ffn_gate_inp.bias")));
+    TRY(loader_bind_vector(l, &layer->selection_bias, c->n_expert, false, layer_name(name, i, "exp_probs_b.bias")));
+    if (gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_gate_exps.weight")))
+        TRY(bind_experts(l, &layer->gate_experts, &layer->gate_experts_bias, c->d_ff_expert, c->d_model, i, "ffn_gate_exps"));
+    TRY(bind_experts(l, &layer->up_experts, &layer->up_experts_bias, c->d_ff_expert, c->d_model, i, "ffn_up_exps"));
+    TRY(bind_experts(l, &layer->down_experts, &layer->down_experts_bias, c->d_model, c->d_ff_expert, i, "ffn_down_exps"));
+    const gguf_tensor *shared = gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_up_shexp.weight"));
+    if (shared == NULL) return 0;
+    FAIL_IF(shared->dims[1] != (uint64_t)c->d_ff_shared, l->err, WEIR_E_FORMAT, name, "%llu rows; the metadata ask for %d",
+            (unsigned long long)shared->dims[1], c->d_ff_shared);
+    TRY(bind_dense(l, layer, i, c->d_ff_shared, "_shexp"));
+    return loader_bind_matrix(l, &layer->shared_gate, 1, c->d_model, false, layer_name(name, i, "ffn_gate_inp_shexp.weight"));
+}
+
+static int bind_feed_forward(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const bool routed = c->n_expert && i >= c->n_layer_dense && (i + 1) % c->expert_step == 0;
+    return routed ? bind_routed(l, layer, i) : bind_dense(l, layer, i, c->shapes[i].d_ff, "");
+}
+
+static int bind_norms(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const model_arch *arch = l->m->arch;
+    char name[GGUF_MAX_NAME];
+    if (!arch->no_pre_norms) {
+        /* Some models norm twice: attn_norm_2 for attention, attn_norm for the feed-forward (Falcon-40B). */
+        const bool twice = arch->second_attn_norm && gguf_find_tensor(l->m->file, layer_name(name, i, "attn_norm_2.weight"));
+        const char *ffn_norm = twice ? "attn_norm" : arch->ffn_norm_after_attention ? "post_attention_norm" : "ffn_norm";
+        TRY(bind_norm(l, &layer->attn_norm, c->d_model, true, layer_name(name, i, twice ? "attn_norm_2" : "attn_norm")));
+        /* Parallel blocks may share the attention's norm. */
+        TRY(bind_norm(l, &layer->ffn_norm, c->d_model, !c->parallel, layer_name(name, i, ffn_norm)));
+    }
+    if (arch->post_norms) {
+        TRY(bind_norm(l, &layer->attn_post_norm, c->d_model, true, layer_name(name, i, "post_attention_norm")));
+        TRY(bind_norm(l, &layer->ffn_post_norm, c->d_model, true, layer_name(name, i, "post_ffw_norm")));
+    }
+    return 0;
+}
+
+static int bind_layer(loader *l, int32_t i) {
+    const model_config *c = &l->m->config;
+    model_layer *layer = &l->m->layers[i];
+    char name[GGUF_MAX_NAME];
+    layer->n_head = c->shapes[i].n_head;
+    layer->n_head_kv = c->shapes[i].n_head_kv;
+    layer->kv_offset = model_kv_offset(c, i);
+    layer->windowed = c->window_pattern && (i + 1) % c->window_pattern != 0;
+    layer->has_rope = l->m->arch->rope != ROPE_NONE && c->n_rot > 0 && (!l->m->arch->rope_in_windows_only || layer->windowed) &&
+                      (c->no_rope_pattern == 0 || (i + 1) % c->no_rope_pattern != 0);
+    TRY(bind_norms(l, layer, i));
+    TRY(bind_qkv(l, layer, i));
+    TRY(bind_qk_norms(l, layer, i));
+    TRY(loader_bind_matrix(l, &layer->o, c->d_model, (int64_t)layer->n_head * c->d_value, true, layer_name(name, i, "attn_output.weight")));
+    TRY(loader_bind_vector(l, &layer->o_bias, c->d_model, false, layer_name(name, i, "attn_output.bias")));
+    TRY(loader_bind_vector(l, &layer->sinks, layer->n_head, false, layer_name(name, i, "attn_sinks.weight")));
+    return bind_feed_forward(l, layer, i);
+}
+
+static int bind_rope_factors(loader *l) {
+    model_config *c = &l->m->config;
+    if (c->n_rot == 0) return 0;
+    /* Files with long factors do not always name the scaling. */
+    const bool long_rope = c->rope[0].scaling == ROPE_SCALING_LONG;
+    int found = loader_bind_vector(l, &c->rope[0].factors, c->n_rot / 2, long_rope, "rope_factors_short.weight");
+    TRY(found);
+    if (!found) TRY(loader_bind_vector(l, &c->rope[0].factors, c->n_rot / 2, false, "rope_freqs.weight"));
+    return loader_bind_vector(l, &c->rope[0].long_factors, c->n_rot / 2, long_rope, "rope_factors_long.weight");
+}
+
+static int bind_embeddings(loader *l) {
+    weir_model *m = l->m;
+    model_config *c = &m->config;
+    const gguf_tensor *embedding = gguf_find_tensor(m->file, "token_embd.weight");
+    FAIL_IF(embedding == NULL, l->err, WEIR_E_FORMAT, "token_embd.weight", "the tensor is missing");
+    FAIL_IF(embedding->dims[1] > INT32_MAX / 64, l->err, WEIR_E_FORMAT, "token_embd.weight", "%llu rows are more than a vocabulary can have",
+            (unsigned long long)embedding->dims[1]);
+    c->n_vocab = (int32_t)embedding->dims[1];
+    const int32_t n_tokens = m->tokenizer ? tok_n_vocab(m->tokenizer) : 0;
+    FAIL_IF(n_tokens > c->n_vocab, l->err, WEIR_E_FORMAT, "token_embd.weight", "%d rows for the tokeniser's %d tokens", c->n_vocab, n_tokens);
+    TRY(loader_find(l, "token_embd.weight", c->n_vocab, c->d_model, true, &m->embedding));
+    if (m->arch->positions == POSITIONS_LEARNED)
+        TRY(loader_find(l, "position_embd.weight", c->n_ctx_train, c->d_model, true, &m->positions));
+    if (m->arch->embedding_norm) TRY(bind_norm(l, &m->embedding_norm, c->d_model, true, "token_embd_norm"));
+    return 0;
+}
+
+static int bind_all(loader *l) {
+    weir_model *m = l->m;
+    model_config *c = &m->config;
+    TRY(bind_embeddings(l));
+    TRY(bind_norm(l, &m->output_norm, c->d_model, true, "output_norm"));
+    bool untied = gguf_find_tensor(m->file, "output.weight") != NULL;
+    TRY(loader_bind_matrix(l, &m->output, c->n_vocab, c->d_model, true, untied ? "output.weight" : "token_embd.weight"));
+    TRY(loader_bind_vector(l, &m->output_bias, c->n_vocab, false, "output.bias"));
+    TRY(bind_rope_factors(l));
+    for (int32_t i = 0; i < c->n_layer; i++) TRY(bind_layer(l, i));
+    return 0;
+}
+
+static int check_rope_factors(loader *l) {
+    model_config *c = &l->m->config;
+    const float *all[] = {c->rope[0].factors, c->rope[0].long_factors};
+    for (int k = 0; k < 2; k++)
+        for (int32_t i = 0; all[k] && i < c->n_rot / 2; i++)
+            FAIL_IF(!(all[k][i] > 0.0f), l->err, WEIR_E_FORMAT, "RoPE factors", "factor %d is %g; it must be positive", i, (double)all[k][i]);
+    if (!l->m->arch->window_rope_unscaled) {
+        c->rope[1].factors = c->rope[0].factors;
+        c->rope[1].long_factors = c->rope[0].long_factors;
+    }
+    return 0;
+}
+
+/* Slopes of ALiBi: a geometric sequence from 2^(-max/n), n the power of two up to n_head, then odd steps of half the rate. */
+static int make_alibi(weir_model *m, weir_error *err) {
+    const model_config *c = &m->config;
+    if (c->alibi_max_bias <= 0.0f) return 0;
+    float *slopes = arena_array(&m->strings, (size_t)c->n_head, sizeof(float));
+    FAIL_IF(slopes == NULL, err, WEIR_E_NOMEM, NULL, "no memory for %d slopes", c->n_head);
+    int32_t power = 1;
+    while (power * 2 <= c->n_head) power *= 2;
+    for (int32_t h = 0; h < c->n_head; h++)
+        slopes[h] = h < power ? powf(2.0f, -c->alibi_max_bias * (float)(h + 1) / (float)power)
+                              : powf(2.0f, -c->alibi_max_bias / 2.0f * (float)(2 * (h - power) + 1) / (float)power);
+    m->alibi = slopes;
+    return 0;
+}
+
+int model_bind(loader *l) {
+    weir_model *m = l->m;
+    m->layers = calloc((size_t)m->config.n_layer, sizeof *m->layers);
+    return m->layers ? bind_all(l) : error_set(l->err, WEIR_E_NOMEM, NULL, "no memory for %d layers", m->config.n_layer);
+}
+
+int model_bind_finish(loader *l) {
+    TRY(check_rope_factors(l));
+    return make_alibi(l->m, l->err);
+}

@@ -1,0 +1,51 @@
+/* What the files that load weights share: the list of bindings from tensors to the slots of a model.
+ *
+ * Included by weights.c and bind.c only. */
+#ifndef WEIR_MODEL_LOADER_H
+#define WEIR_MODEL_LOADER_H
+
+#include "model/model.h"
+
+
+/* Something to be made from a tensor once the memory for all is there. */
+typedef struct binding {
+    const gguf_tensor *tensor;
+    int64_t first;         /* row of the tensor (matrix) or value (vector) that it starts with */
+    int64_t n_values;      /* of a vector */
+    kern_matrix *matrix;   /* packed, or */
+    const float **vector;  /* dequantised */
+    size_t offset, n_bytes;
+} binding;
+
+typedef struct loader {
+    weir_model *m;
+    weir_error *err;
+    binding *bindings;
+    size_t n_bindings, capacity;
+    size_t total_bytes, total_values, largest_row;
+} loader;
+
+/* All return a negative code on failure; the bind functions 1 when the tensor is there and 0 when it is absent and not required. */
+
+/* Adds a binding whose n_bytes are set; its place in memory follows those before it. */
+int loader_add(loader *l, binding b);
+/* "64 x 128" */
+void loader_format_shape(char out[64], const uint64_t *dims, uint32_t n_dims);
+/* The tensor of that name with shape [n_rows][n_cols] (n_rows 0: a vector [n_cols]); NULL in *out if absent and not required. */
+int loader_find(loader *l, const char *name, int64_t n_rows, int64_t n_cols, bool required, const gguf_tensor **out);
+/* Rows [first, first + n_rows) of a tensor [n_rows_whole][n_cols] as a matrix. */
+int loader_bind_rows(loader *l, kern_matrix *w, int64_t first, int64_t n_rows, int64_t n_rows_whole, int64_t n_cols, bool required,
+                     const char *name);
+int loader_bind_matrix(loader *l, kern_matrix *w, int64_t n_rows, int64_t n_cols, bool required, const char *name);
+/* Values [first, first + n) of a vector tensor of n_whole. */
+int loader_bind_part(loader *l, const float **v, int64_t first, int64_t n, int64_t n_whole, bool required, const char *name);
+int loader_bind_vector(loader *l, const float **v, int64_t n, bool required, const char *name);
+
+/* ---- bind.c ----------------------------------------------------------------------------------------------------------- */
+
+/* Allocates the layers of l->m and binds everything that its architecture has. */
+int model_bind(loader *l);
+/* What can be checked or made once the vectors are there. */
+int model_bind_finish(loader *l);
+
+#endif
