@@ -27,6 +27,9 @@ int command_inspect(const settings *s) {
         }
         memory.weights_bytes = needed.weights_bytes;
         memory.kv_token_bytes = needed.kv_token_bytes;
+        memory.matmul_params = needed.matmul_params;
+        memory.head_params = needed.head_params;
+        memory.decode_bytes = needed.decode_bytes;
         memory.n_ctx_train = needed.n_ctx_train;
         options.memory = &memory;
         result = inspect_render(g, &options, &out, &err);

@@ -239,7 +239,11 @@ static void put_memory(buf *out, const inspect_memory *m) {
     put_size(out, m->kv_token_bytes);
     buf_printf(out, "\n  one context of %-10d ", m->n_ctx_train);
     put_size(out, m->kv_token_bytes * (uint64_t)m->n_ctx_train);
-    buf_putc(out, '\n');
+    buf_printf(out, "\n  matrix products           %" PRIu64 " multiply-accumulates a token, %" PRIu64 " for its logits",
+               m->matmul_params, m->head_params);
+    buf_puts(out, "\n  weights read to decode    ");
+    put_size(out, m->decode_bytes);
+    buf_puts(out, " a token\n");
 }
 
 static void render_text(const gguf *g, const inspect_options *options, const totals *sum, buf *out) {
@@ -320,8 +324,9 @@ static void put_json_memory(buf *out, const inspect_memory *m) {
         buf_puts(out, "\"problem\": ");
         put_json_string(out, (gguf_string){m->problem, strlen(m->problem)});
     } else {
-        buf_printf(out, "\"weights_bytes\": %" PRIu64 ", \"kv_token_bytes\": %" PRIu64 ", \"n_ctx_train\": %d", m->weights_bytes,
-                   m->kv_token_bytes, m->n_ctx_train);
+        buf_printf(out, "\"weights_bytes\": %" PRIu64 ", \"kv_token_bytes\": %" PRIu64 ", \"matmul_params\": %" PRIu64
+                   ", \"head_params\": %" PRIu64 ", \"decode_bytes\": %" PRIu64 ", \"n_ctx_train\": %d", m->weights_bytes,
+                   m->kv_token_bytes, m->matmul_params, m->head_params, m->decode_bytes, m->n_ctx_train);
     }
     buf_putc(out, '}');
 }

@@ -36,8 +36,9 @@ typedef struct settings {
     bool json, tensors, full, ids, no_bos, no_parse_special, special;
     /* bench */
     const char *bench_prompt, *bench_generate, *bench_depth, *bench_threads, *bench_batch, *output;
+    const char *batched_prompt, *batched_generate, *batched_parallel;
     int64_t repetitions;
-    bool no_warmup;
+    bool no_warmup, profile, limits;
     /* worker, and selftest */
     const char *worker_id, *model_ref, *backend, *hive_url, *queen_url, *callback_url, *worker_host;
     int64_t device, hive_port, timeout_s;

@@ -160,6 +160,12 @@ typedef struct kern_ops {
     /* out[d_value] = values / sum of row `row`; zeros when the row saw no key. A `sink` (may be NULL) is a score that takes part
      * in the sum and has no value (Xiao et al. 2024, learned form). */
     void (*attend_finish)(const kern_softmax *state, int row, int d_value, const float *sink, float *out);
+    /* For measuring what a core can do at best, without memory: n_rounds (>= 1) of the level's multiply-accumulates in int8, as
+     * for 4-bit weights, and in F32. Return how many that was. */
+    double (*peak_int8)(int64_t n_rounds);
+    double (*peak_f32)(int64_t n_rounds);
+    /* Reads p[n_bytes] in order; p aligned to KERN_ALIGN, n_bytes a multiple of 256. */
+    void (*peak_read)(const unsigned char *p, size_t n_bytes);
 } kern_ops;
 
 size_t kern_scratch_bytes(int64_t n_cols);

@@ -71,7 +71,8 @@ int model_memory_needed(gguf *g, model_memory *out, weir_error *err) {
     weir_model m = {.file = g, .ops = kern_select()};
     TRY(find_arch(&m, err));
     TRY(model_config_read(&m.config, m.arch, g, err));
-    int rc = model_weights_bytes(&m, &out->weights_bytes, err);
+    *out = (model_memory){0};
+    int rc = model_weights_needed(&m, out, err);
     arena_free(&m.strings);
     TRY(rc);
     out->kv_token_bytes = model_page_bytes(&m.config) / KERN_PAGE;

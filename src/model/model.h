@@ -168,15 +168,17 @@ struct weir_model {
 /* Binds and packs all weights of m, whose file, tokeniser and configuration are set. Errors as weir_model_open. */
 int model_load_weights(weir_model *m, const weir_model_options *options, weir_error *err);
 
-/* What running the model of an open file takes: bytes of packed weights, and of KV cache per token of context. Nothing is loaded.
- * Errors as weir_model_open, for what can be seen without the tokeniser and the weights themselves. */
+/* What running the model of an open file takes. Nothing is loaded. Errors as weir_model_open, for what can be seen without the
+ * tokeniser and the weights themselves. */
 typedef struct model_memory {
-    uint64_t weights_bytes, kv_token_bytes;
+    uint64_t weights_bytes, kv_token_bytes; /* packed; KV cache per token of context */
+    uint64_t matmul_params, head_params;    /* multiply-accumulates of a token in the layers' matrices, and for its logits */
+    uint64_t decode_bytes;                  /* weights read to decode one token of one sequence */
     int32_t n_ctx_train;
 } model_memory;
 int model_memory_needed(gguf *g, model_memory *out, weir_error *err);
-/* Bytes of the packed weights of m, whose file and configuration are set. */
-int model_weights_bytes(weir_model *m, uint64_t *n_bytes, weir_error *err);
+/* Fills what follows from the shapes of the weights of m, whose file and configuration are set; binds and unbinds them. */
+int model_weights_needed(weir_model *m, model_memory *out, weir_error *err);
 
 /* ---- KV pages --------------------------------------------------------------------------------------------------------- */
 

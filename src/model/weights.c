@@ -171,10 +171,18 @@ static int reserve_memory(loader *l) {
     return 0;
 }
 
-int model_weights_bytes(weir_model *m, uint64_t *n_bytes, weir_error *err) {
+int model_weights_needed(weir_model *m, model_memory *out, weir_error *err) {
     loader l = {.m = m, .err = err};
+    model_work work[MODEL_N_OPS] = {{0}};
     int rc = model_bind(&l);
-    *n_bytes = l.total_bytes;
+    out->weights_bytes = l.total_bytes;
+    if (rc >= 0) model_add_weights_work(m, 1, 1, work);
+    for (int op = 0; op < MODEL_N_OPS; op++) {
+        const uint64_t n = (uint64_t)(work[op].int8_macs + work[op].f32_macs);
+        if (op == MODEL_OP_HEAD) out->head_params = n;
+        else out->matmul_params += n;
+        out->decode_bytes += (uint64_t)work[op].bytes;
+    }
     free(l.bindings);
     free(m->layers);
     m->layers = NULL;
