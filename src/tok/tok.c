@@ -176,7 +176,8 @@ void tok_close(tok **handle) {
     tok_strings_free(&t->by_text);
     tok_strings_free(&t->by_symbol);
     tok_pairs_free(&t->pairs);
-    tok_trie_free(&t->special);
+    tok_trie_free(&t->special[false]);
+    tok_trie_free(&t->special[true]);
     tok_trie_free(&t->words);
     free(t->symbols);
     arena_free(&t->memory);
@@ -233,15 +234,15 @@ static bool is_ascii_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r')
 
 /* Cuts out special tokens, leftmost first and of those the longest, and encodes what is between them. */
 static void encode_text(const tok *t, tok_work *w, const char *text, size_t n_bytes, bool parse_special) {
-    const int set = parse_special ? TOK_TRIE_ALL : TOK_TRIE_USER;
+    const tok_trie *special = &t->special[parse_special];
     size_t begin = 0, length = 0;
     bool first = true;
     for (size_t at = 0; at < n_bytes && !w->failed;) {
-        if (!t->special.starts[(unsigned char)text[at]]) {
+        if (!special->starts[(unsigned char)text[at]]) {
             at++;
             continue;
         }
-        const int32_t id = tok_trie_longest(&t->special, set, text + at, n_bytes - at, &length);
+        const int32_t id = tok_trie_longest(special, text + at, n_bytes - at, &length);
         if (id < 0) {
             at++;
             continue;

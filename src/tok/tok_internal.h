@@ -57,25 +57,30 @@ void tok_pairs_add(tok_pair_table *table, int32_t left, int32_t right, uint32_t 
  * comes near, and a file cannot make encoding quadratic. */
 enum { TOK_LONGEST_MATCH = 512 };
 
-/* A trie over bytes whose edges lie in one hash table. A node may carry two values, of different sets of strings. */
-enum { TOK_TRIE_ALL, TOK_TRIE_USER, TOK_TRIE_SETS };
+/* A trie over bytes in a double array (Aoe 1989): the child of `node` over `byte` is at nodes[node].base ^ byte, if what lies
+ * there has `node` as its parent. Node 0 is the root. */
+typedef struct tok_trie_node {
+    uint32_t base, parent; /* parent UINT32_MAX: the root, or unused */
+    int32_t id;            /* of the token that ends here; -1 = none */
+    float score;           /* of that token; 0 for user-defined ones */
+} tok_trie_node;
 typedef struct tok_trie {
-    struct tok_trie_edge {
-        uint64_t key; /* parent node * 256 + byte + 1; 0 = empty */
-        uint32_t child;
-    } * edges;
-    int32_t (*values)[TOK_TRIE_SETS]; /* per node; -1 = none */
-    size_t mask, n_nodes;
+    tok_trie_node *nodes; /* [n_nodes], a multiple of 256; NULL: holds no string */
+    size_t n_nodes;
     bool starts[256]; /* whether any string begins with the byte */
 } tok_trie;
 
-bool tok_trie_reserve(tok_trie *trie, size_t n_bytes); /* room for strings of `n_bytes` bytes together */
+/* The tokens of t->texts that have any of the attributes `any_of` (0: all tokens) and none of `none_of`; of equal ones the first. False = out
+ * of memory (tok_trie_free all the same). */
+bool tok_trie_open(tok_trie *trie, const tok *t, uint16_t any_of, uint16_t none_of);
 void tok_trie_free(tok_trie *trie);
-void tok_trie_add(tok_trie *trie, const char *text, size_t n_bytes, int set, int32_t value); /* the first value stays */
-/* The child of `node` (0 = root) over `byte`; 0 if there is none. */
-uint32_t tok_trie_step(const tok_trie *trie, uint32_t node, unsigned char byte);
-/* The longest string of the set that the text begins with: its value, with *length set; -1 if none. */
-int32_t tok_trie_longest(const tok_trie *trie, int set, const char *text, size_t n_bytes, size_t *length);
+/* The child of `node` (0 = root) over `byte`; 0 if there is none. The trie is open. */
+static inline uint32_t tok_trie_step(const tok_trie *trie, uint32_t node, unsigned char byte) {
+    const uint32_t child = trie->nodes[node].base ^ byte;
+    return trie->nodes[child].parent == node ? child : 0;
+}
+/* The longest string that the text begins with: its token, with *length set; -1 if none. */
+int32_t tok_trie_longest(const tok_trie *trie, const char *text, size_t n_bytes, size_t *length);
 
 /* ---- scratch of one tok_encode ------------------------------------------------------------------------------------------ */
 
@@ -154,7 +159,7 @@ struct tok {
     uint16_t *attributes; /* [n_vocab] tok_attribute */
     float *scores;        /* [n_vocab] */
     tok_string_table by_text;
-    tok_trie special; /* TOK_TRIE_ALL: control, unknown and user-defined tokens; TOK_TRIE_USER: the last only */
+    tok_trie special[2]; /* by parse_special: control, unknown and user-defined tokens, or the last only */
     int32_t bos, eos, unk, sep;
     bool add_bos, add_eos, add_space_prefix, remove_extra_whitespaces;
     int32_t byte_ids[256]; /* what stands for a byte that no other token covers; -1 = none */
@@ -175,6 +180,7 @@ struct tok {
     bool lowercase, strip_accents; /* WordPiece */
     tok_trie words;                /* WordPiece, Unigram: what text may be made of */
     tok_charsmap charsmap;         /* Unigram */
+    bool plain[256];               /* Unigram: ASCII that no rule changes, unless something other than ASCII follows it */
     float unknown_score;
 };
 
@@ -195,7 +201,7 @@ int tok_unigram_open(tok *t, const tok_vocab *vocab, weir_error *err);
 /* tok_merge.c: merges the symbols w->symbols[0..n) of `text` until nothing can be merged. */
 void tok_merge(const tok *t, tok_work *w, const char *text);
 
-/* tok_special.c: marks tokens by their names (end of generation, fill in the middle) and builds t->special. */
+/* tok_special.c: marks tokens by their names (end of generation, fill in the middle) and opens t->special. */
 int tok_special_open(tok *t, const tok_vocab *vocab, weir_error *err);
 
 #endif

@@ -111,19 +111,12 @@ static void mark_strip(tok *t, const tok_vocab *vocab) {
 }
 
 int tok_special_open(tok *t, const tok_vocab *vocab, weir_error *err) {
-    const uint16_t special = TOK_IS_CONTROL | TOK_IS_UNKNOWN | TOK_IS_USER_DEFINED;
-    size_t n_bytes = 0;
+    const uint16_t hidden = TOK_IS_CONTROL | TOK_IS_UNKNOWN;
     mark_fim(t, vocab);
     mark_ends(t, vocab);
     mark_strip(t, vocab);
-    for (int32_t id = 0; id < t->n_vocab; id++)
-        if (t->attributes[id] & special) n_bytes += t->texts[id].n_bytes; /* no overflow: the texts lie in memory */
-    FAIL_IF(!tok_trie_reserve(&t->special, n_bytes), err, WEIR_E_NOMEM, "tokenizer.ggml.tokens", "out of memory");
-    for (int32_t id = 0; id < t->n_vocab; id++) {
-        const uint16_t is = t->attributes[id];
-        if (is & special) tok_trie_add(&t->special, t->texts[id].text, t->texts[id].n_bytes, TOK_TRIE_ALL, id);
-        if ((is & special) == TOK_IS_USER_DEFINED)
-            tok_trie_add(&t->special, t->texts[id].text, t->texts[id].n_bytes, TOK_TRIE_USER, id);
-    }
+    FAIL_IF(!tok_trie_open(&t->special[true], t, hidden | TOK_IS_USER_DEFINED, 0) ||
+                !tok_trie_open(&t->special[false], t, TOK_IS_USER_DEFINED, hidden),
+            err, WEIR_E_NOMEM, "tokenizer.ggml.tokens", "out of memory");
     return 0;
 }

@@ -12,18 +12,26 @@
  * whether a string ends there, bits 10-30 the offset to its children (times 256 if bit 9 is set). Where a string ends, the
  * child over byte 0 holds the offset of its replacement, a NUL-terminated string. Indices are checked at each step: a table
  * that leads outside itself replaces nothing there. */
-static uint32_t unit_offset(uint32_t unit) { return (unit >> 10) << ((unit & (1u << 9)) >> 6); }
+static uint32_t unit_offset(uint32_t unit) {
+    return (unit >> 10) << ((unit & (1u << 9)) >> 6);
+}
+
+/* Goes from `*node` over `byte`; false if nothing leads there. *unit is the new node, *node the place of its children. */
+static bool charsmap_step(const tok_charsmap *map, size_t *node, unsigned char byte, uint32_t *unit) {
+    const size_t child = *node ^ byte;
+    if (child >= map->n_units || (map->units[child] & ((1u << 31) | 0xFF)) != byte) return false;
+    *unit = map->units[child];
+    *node = child ^ unit_offset(*unit);
+    return true;
+}
 
 /* The longest prefix of the text that the table replaces: its length (0 = none) and what stands for it. */
 static size_t find_replacement(const tok_charsmap *map, const char *text, size_t n_bytes, const char **replacement) {
     if (map->n_units == 0) return 0;
     size_t found = 0, node = unit_offset(map->units[0]);
+    uint32_t unit;
     for (size_t i = 0; i < n_bytes && i < TOK_LONGEST_MATCH && text[i]; i++) {
-        const unsigned char byte = (unsigned char)text[i];
-        node ^= byte;
-        if (node >= map->n_units || (map->units[node] & ((1u << 31) | 0xFF)) != byte) break;
-        const uint32_t unit = map->units[node];
-        node ^= unit_offset(unit);
+        if (!charsmap_step(map, &node, (unsigned char)text[i], &unit)) break;
         if (!(unit >> 8 & 1)) continue;
         const uint32_t offset = node < map->n_units ? map->units[node] & ((1u << 31) - 1) : UINT32_MAX;
         if (offset >= map->n_replacements) break;
@@ -33,12 +41,30 @@ static size_t find_replacement(const tok_charsmap *map, const char *text, size_t
     return found;
 }
 
+/* Whether no rule can change the character `byte`, ASCII, where ASCII or nothing follows it. */
+static bool is_plain(const tok *t, unsigned char byte) {
+    const char first = (char)byte;
+    const char *replacement;
+    uint32_t unit;
+    if (t->special[false].starts[byte] || find_replacement(&t->charsmap, &first, 1, &replacement) > 0) return false;
+    if (t->charsmap.n_units == 0) return true;
+    size_t node = unit_offset(t->charsmap.units[0]);
+    bool leads_on = false; /* whether an entry has another ASCII character after this one */
+    if (charsmap_step(&t->charsmap, &node, byte, &unit)) {
+        for (unsigned char next = 1; next < 0x80; next++) {
+            size_t child = node;
+            leads_on = leads_on || charsmap_step(&t->charsmap, &child, next, &unit);
+        }
+    }
+    return !leads_on;
+}
+
 /* The normalised form of the text's beginning, with *consumed set. */
 static tok_string normalise_next(const tok *t, const char *text, size_t n_bytes, size_t *consumed) {
     size_t length;
     const char *replacement = NULL;
     uint32_t c;
-    if (tok_trie_longest(&t->special, TOK_TRIE_USER, text, n_bytes, &length) >= 0) {
+    if (tok_trie_longest(&t->special[false], text, n_bytes, &length) >= 0) {
         *consumed = length;
         return (tok_string){text, length};
     }
@@ -51,10 +77,32 @@ static tok_string normalise_next(const tok *t, const char *text, size_t n_bytes,
     return (tok_string){"\xef\xbf\xbd", 3};
 }
 
+/* Begins a word: U+2581, if one is due. */
+static void begin_word(const tok *t, tok_work *w, bool *prefixed) {
+    if (*prefixed && !t->remove_extra_whitespaces) return;
+    buf_append(&w->text, TOK_SPACE, 3);
+    *prefixed = true;
+}
+
+/* Bytes of the run of plain characters at the begin of the text: those that nothing replaces. */
+static size_t plain_run(const tok *t, const char *text, size_t n_bytes) {
+    size_t n = 0;
+    while (n < n_bytes && t->plain[(unsigned char)text[n]]) n++;
+    /* A combining mark may follow the last one. */
+    return n < n_bytes && (unsigned char)text[n] >= 0x80 && n > 0 ? n - 1 : n;
+}
+
 static void normalise(const tok *t, tok_work *w, const char *text, size_t n_bytes) {
     bool in_word = false, prefixed = !t->add_space_prefix;
     buf_clear(&w->text);
     for (size_t at = 0, consumed; at < n_bytes; at += consumed) {
+        consumed = plain_run(t, text + at, n_bytes - at);
+        if (consumed > 0) {
+            if (!in_word) begin_word(t, w, &prefixed);
+            in_word = true;
+            buf_append(&w->text, text + at, consumed);
+            continue;
+        }
         const tok_string s = normalise_next(t, text + at, n_bytes - at, &consumed);
         for (size_t i = 0; i < s.n_bytes; i++) {
             if (s.text[i] == ' ') {
@@ -62,10 +110,7 @@ static void normalise(const tok *t, tok_work *w, const char *text, size_t n_byte
                 if (!t->remove_extra_whitespaces) buf_append(&w->text, TOK_SPACE, 3);
                 continue;
             }
-            if (!in_word && (!prefixed || t->remove_extra_whitespaces)) {
-                buf_append(&w->text, TOK_SPACE, 3);
-                prefixed = true;
-            }
+            if (!in_word) begin_word(t, w, &prefixed);
             in_word = true;
             buf_putc(&w->text, s.text[i]);
         }
@@ -84,18 +129,19 @@ static void improve(best_cover *b, double score, size_t start, int32_t id) {
 }
 
 static void cover(const tok *t, const char *text, size_t n_bytes, best_cover *best) {
+    const tok_trie *words = &t->words;
     for (size_t at = 0, length; at < n_bytes; at += length) {
+        const double score = best[at].score;
         uint32_t node = 0, c;
         bool single = false; /* whether a token covers exactly this code point */
-        length = utf8_decode(text + at, n_bytes - at, &c);
-        for (size_t end = at; end < n_bytes && (node = tok_trie_step(&t->words, node, (unsigned char)text[end])) != 0; end++) {
-            const int32_t id = t->words.values[node][TOK_TRIE_ALL];
-            if (id < 0) continue;
+        length = (unsigned char)text[at] < 0x80 ? 1 : utf8_decode(text + at, n_bytes - at, &c);
+        for (size_t end = at; end < n_bytes && (node = tok_trie_step(words, node, (unsigned char)text[end])) != 0; end++) {
+            const tok_trie_node *token = &words->nodes[node];
+            if (token->id < 0) continue;
             single = single || end + 1 - at == length;
-            improve(&best[end + 1], best[at].score + (t->attributes[id] & TOK_IS_USER_DEFINED ? 0.0 : (double)t->scores[id]),
-                    at, id);
+            improve(&best[end + 1], score + (double)token->score, at, token->id);
         }
-        if (!single) improve(&best[at + length], best[at].score + (double)t->unknown_score, at, t->unk);
+        if (!single) improve(&best[at + length], score + (double)t->unknown_score, at, t->unk);
     }
 }
 
@@ -156,7 +202,6 @@ static int open_charsmap(tok *t, const tok_vocab *vocab, weir_error *err) {
 int tok_unigram_open(tok *t, const tok_vocab *vocab, weir_error *err) {
     const uint16_t usable = TOK_IS_NORMAL | TOK_IS_USER_DEFINED | TOK_IS_UNUSED;
     const float unknown_penalty = 10.0f; /* below the least probable token, as in SentencePiece */
-    size_t n_bytes = 0;
     float least = FLT_MAX;
     FAIL_IF(t->unk < 0, err, WEIR_E_FORMAT, "tokenizer.ggml.unknown_token_id", "a Unigram vocabulary needs an unknown token");
     TRY(open_charsmap(t, vocab, err));
@@ -164,11 +209,9 @@ int tok_unigram_open(tok *t, const tok_vocab *vocab, weir_error *err) {
         FAIL_IF(!(t->scores[id] >= -FLT_MAX && t->scores[id] <= FLT_MAX), err, WEIR_E_FORMAT, "tokenizer.ggml.scores",
                 "the score of token %d is not a finite number", id);
         if ((t->attributes[id] & TOK_IS_NORMAL) && t->scores[id] < least) least = t->scores[id];
-        n_bytes += t->texts[id].n_bytes;
     }
     t->unknown_score = (least == FLT_MAX ? 0.0f : least) - unknown_penalty;
-    FAIL_IF(!tok_trie_reserve(&t->words, n_bytes), err, WEIR_E_NOMEM, "tokenizer.ggml.tokens", "out of memory");
-    for (int32_t id = 0; id < t->n_vocab; id++)
-        if (t->attributes[id] & usable) tok_trie_add(&t->words, t->texts[id].text, t->texts[id].n_bytes, TOK_TRIE_ALL, id);
+    FAIL_IF(!tok_trie_open(&t->words, t, usable, 0), err, WEIR_E_NOMEM, "tokenizer.ggml.tokens", "out of memory");
+    for (unsigned char byte = '!'; byte < 0x7F; byte++) t->plain[byte] = is_plain(t, byte);
     return 0;
 }

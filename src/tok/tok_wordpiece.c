@@ -37,10 +37,10 @@ static bool stands_alone(uint32_t c, utf8proc_category_t category) {
 static void finish_word(const tok *t, tok_work *w, size_t n_chars) {
     const int64_t before = w->n_ids;
     bool covered = n_chars <= MAX_WORD_CHARS;
-    if (n_chars == 0) return;
+    if (n_chars == 0 || w->text.failed) return;
     for (size_t at = 0; covered && at < w->text.n_bytes;) {
         size_t length = 0;
-        const int32_t id = tok_trie_longest(&t->words, TOK_TRIE_ALL, w->text.data + at, w->text.n_bytes - at, &length);
+        const int32_t id = tok_trie_longest(&t->words, w->text.data + at, w->text.n_bytes - at, &length);
         covered = id >= 0;
         if (covered) tok_emit(w, id);
         at += length;
@@ -49,8 +49,7 @@ static void finish_word(const tok *t, tok_work *w, size_t n_chars) {
         w->n_ids = before;
         tok_emit(w, t->unk);
     }
-    buf_clear(&w->text);
-    buf_append(&w->text, TOK_SPACE, 3);
+    w->text.n_bytes = 3; /* U+2581 stays */
 }
 
 static void put(tok_work *w, uint32_t c) {
@@ -72,9 +71,46 @@ static size_t take(const tok *t, tok_work *w, uint32_t c, size_t n_chars) {
     const bool alone = stands_alone(c, category);
     if (alone) finish_word(t, w, n_chars);
     put(w, t->lowercase ? (uint32_t)utf8proc_tolower((utf8proc_int32_t)c) : c);
-    if (!alone) return n_chars < SIZE_MAX ? n_chars + 1 : n_chars;
+    if (!alone) return n_chars + 1;
     finish_word(t, w, 1);
     return 0;
+}
+
+/* What take() does with ASCII. */
+enum { WORD, SPACE, ALONE, DROPPED };
+static const unsigned char ascii_kind[128] = {
+    [0 ... 8] = DROPPED,   ['\t' ... '\r'] = SPACE, [14 ... 31] = DROPPED, [' '] = SPACE,   ['!' ... '/'] = ALONE,
+    [':' ... '@'] = ALONE, ['[' ... '`'] = ALONE,   ['{' ... '~'] = ALONE, [127] = DROPPED,
+};
+
+/* Takes the run of ASCII at the begin of the text; returns its bytes. */
+static size_t take_ascii(const tok *t, tok_work *w, const char *text, size_t n_bytes, size_t *n_chars) {
+    size_t at = 0;
+    while (at < n_bytes && (unsigned char)text[at] < 0x80) {
+        const unsigned char kind = ascii_kind[(unsigned char)text[at]];
+        size_t end = at + 1;
+        if (kind != WORD) {
+            if (kind != DROPPED) {
+                finish_word(t, w, *n_chars);
+                *n_chars = 0;
+            }
+            if (kind == ALONE) {
+                buf_putc(&w->text, text[at]);
+                finish_word(t, w, 1);
+            }
+            at = end;
+            continue;
+        }
+        while (end < n_bytes && (unsigned char)text[end] < 0x80 && ascii_kind[(unsigned char)text[end]] == WORD) end++;
+        const size_t begin = w->text.n_bytes, n = end - at;
+        buf_append(&w->text, text + at, n);
+        if (w->text.failed) return n_bytes;
+        for (char *c = w->text.data + begin; t->lowercase && c < w->text.data + begin + n; c++)
+            if (*c >= 'A' && *c <= 'Z') *c = (char)(*c | 0x20);
+        *n_chars += n;
+        at = end;
+    }
+    return at;
 }
 
 void tok_wordpiece_encode(const tok *t, tok_work *w, const char *text, size_t n_bytes) {
@@ -84,6 +120,11 @@ void tok_wordpiece_encode(const tok *t, tok_work *w, const char *text, size_t n_
     buf_append(&w->text, TOK_SPACE, 3);
     for (size_t at = 0; at < n_bytes && !w->failed;) {
         uint32_t c;
+        if ((unsigned char)text[at] < 0x80) {
+            at += take_ascii(t, w, text + at, n_bytes - at, &n_chars);
+            w->failed |= w->text.failed;
+            continue;
+        }
         at += utf8_decode(text + at, n_bytes - at, &c);
         utf8proc_int32_t parts[MAX_DECOMPOSED] = {(utf8proc_int32_t)c};
         utf8proc_ssize_t n = 1;
@@ -100,14 +141,10 @@ void tok_wordpiece_encode(const tok *t, tok_work *w, const char *text, size_t n_
 }
 
 int tok_wordpiece_open(tok *t, const tok_vocab *vocab, weir_error *err) {
-    size_t n_bytes = 0;
     FAIL_IF(t->unk < 0 || t->bos < 0 || t->sep < 0, err, WEIR_E_FORMAT, "tokenizer.ggml",
             "a WordPiece vocabulary needs the ids of its unknown, class (bos) and separator tokens");
     t->lowercase = !vocab->has_lowercase || vocab->lowercase;
     t->strip_accents = vocab->has_strip_accents ? vocab->strip_accents : t->lowercase;
-    for (int32_t id = 0; id < t->n_vocab; id++) n_bytes += t->texts[id].n_bytes;
-    FAIL_IF(!tok_trie_reserve(&t->words, n_bytes), err, WEIR_E_NOMEM, "tokenizer.ggml.tokens", "out of memory");
-    for (int32_t id = 0; id < t->n_vocab; id++)
-        tok_trie_add(&t->words, t->texts[id].text, t->texts[id].n_bytes, TOK_TRIE_ALL, id);
+    FAIL_IF(!tok_trie_open(&t->words, t, 0, 0), err, WEIR_E_NOMEM, "tokenizer.ggml.tokens", "out of memory");
     return 0;
 }

@@ -225,6 +225,24 @@ static void test_charsmap(void **state) {
     tok *t = open_vocab();
     CHECK(t, "xllo", PLAIN, " he|llo");
     tok_close(&t);
+    /* The same for "x" and U+0301 together: an "x" is left as it is unless that mark follows. */
+    enum { MARK = 128 ^ 0xCC, SECOND = 160 ^ 0x81 };
+    units[node] = (uint32_t)(node ^ 128) << 10 | 'x';
+    units[leaf] = 0;
+    units[MARK] = (uint32_t)(MARK ^ 160) << 10 | 0xCC;
+    units[SECOND] = (uint32_t)(SECOND ^ 192) << 10 | 1u << 8 | 0x81;
+    units[192] = 1u << 31;
+    for (size_t i = 0; i < N_UNITS; i++)
+        for (size_t j = 0; j < 4; j++) map[4 + 4 * i + j] = (unsigned char)(units[i] >> 8 * j);
+    small_vocab_t5(&v);
+    v.vocab.charsmap = map;
+    v.vocab.n_charsmap = sizeof map;
+    t = open_vocab();
+    CHECK(t, "hex", PLAIN, " he|x");
+    CHECK(t, "hexx\u0301llo", PLAIN, " he|x|hello");
+    CHECK(t, "x\u0301", PLAIN, " he");
+    CHECK(t, "x h", PLAIN, " |x| |h");
+    tok_close(&t);
     /* Units that lead out of the table replace nothing. */
     for (size_t i = 0; i < 4 * N_UNITS; i++) map[4 + i] = (unsigned char)(i * 37 + 255);
     small_vocab_t5(&v);
