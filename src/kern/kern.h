@@ -109,7 +109,7 @@ typedef enum kern_activation {
 /* ---- attention -------------------------------------------------------------------------------------------------------- */
 
 /* Query rows of one KV head of one sequence, against keys by absolute position.
- * A K page is [d_head][KERN_PAGE] and a V page [KERN_PAGE][d_value_pad] in F16, d_value_pad = d_value rounded up to 16. */
+ * A K page is [d_head][KERN_PAGE] and a V page [KERN_PAGE][d_value_pad] in F16 or F32, d_value_pad = d_value rounded up to 16. */
 typedef struct kern_attention {
     int32_t n_rows;              /* 1..KERN_ATTENTION_ROWS */
     int32_t d_head, d_value;
@@ -118,8 +118,10 @@ typedef struct kern_attention {
     const int32_t *key_end;      /* [n_rows] one past the last visible key */
     unsigned char *const *pages; /* page of keys [32 i, 32 i + 32) at pages[i] */
     size_t k_offset, v_offset;   /* of this layer and head in a page */
+    bool f32;                    /* keys and values are F32, else F16 */
     float softcap;               /* 0 = none: s = softcap * tanh(s / softcap) */
-    const float *alibi_slope;    /* [n_rows] or NULL: s -= slope * (key_end - 1 - key) (Press et al. 2022) */
+    const float *alibi_slope;    /* [n_rows] or NULL: s -= slope * |position - key| (Press et al. 2022) */
+    const int32_t *position;     /* [n_rows] of the query; only read with alibi_slope */
 } kern_attention;
 
 /* Running softmax state of n_rows rows: maximum, sum of exponentials, weighted values [d_value_pad]. */
@@ -150,9 +152,9 @@ typedef struct kern_ops {
     void (*softcap)(float *x, float cap, int n);                /* x = cap * tanh(x / cap) */
     /* Rotates the first n_rot values of x by angles given as cos/sin[n_rot / 2]. Adjacent pairs, or halves when `neox`. */
     void (*rope)(float *x, const float *cos, const float *sin, int n_rot, bool neox);
-    /* Stores one token's key and value (F32) at slot `token` of a page. */
+    /* Stores one token's key and value at slot `token` of a page, as F32 or F16. */
     void (*kv_store)(unsigned char *page, size_t k_offset, size_t v_offset, int token, const float *k, int d_head, const float *v,
-                     int d_value);
+                     int d_value, bool f32);
     /* Attends keys [begin, end) (begin a multiple of KERN_SEGMENT, end - begin <= KERN_SEGMENT) into a fresh state. */
     void (*attend)(const kern_attention *a, int32_t begin, int32_t end, kern_softmax *state);
     /* total = total merged with part (keys of part after those of total); rows, d_value as in the attention. */

@@ -10,6 +10,7 @@ static int configure_gemma2(model_config *c, const gguf *g, weir_error *err);
 static int configure_minicpm(model_config *c, const gguf *g, weir_error *err);
 static int configure_exaone4(model_config *c, const gguf *g, weir_error *err);
 static int configure_gptneox(model_config *c, const gguf *g, weir_error *err);
+static int configure_deepseek2(model_config *c, const gguf *g, weir_error *err);
 static int configure_stablelm(model_config *c, const gguf *g, weir_error *err);
 
 static const model_arch table[] = {
@@ -19,6 +20,7 @@ static const model_arch table[] = {
     {.name = "ernie4_5"},
     {.name = "ernie4_5-moe", .has_experts = true, .expert_weights_norm = true},
     {.name = "deepseek", .has_experts = true},
+    {.name = "deepseek2", .latent = true, .has_experts = true, .configure = configure_deepseek2},
     {.name = "arcee", .plain_ffn = true, .activation = KERN_RELU_SQUARED},
     {.name = "smollm3", .no_rope_pattern = 4},
     {.name = "granite", .divides_logits = true},
@@ -286,6 +288,8 @@ static int read_scales(model_config *c, const model_arch *arch, const gguf *g, w
     TRY(read_float(g, arch, "final_logit_softcapping", 0.0f, &c->output_softcap, err));
     TRY(read_float(g, arch, "attention.clamp_kqv", 0.0f, &c->clamp_qkv, err));
     TRY(read_float(g, arch, "attention.temperature_scale", 0.0f, &c->temperature_scale, err));
+    TRY(read_int(g, arch, "attention.temperature_length", 0, INT32_MAX, 0, &c->temperature_length, err));
+    if (c->temperature_length == 0) c->temperature_length = c->rope[0].n_ctx_original;
     if (arch->positions == POSITIONS_ALIBI)
         TRY(read_float(g, arch, "attention.max_alibi_bias", arch->alibi_max_bias, &c->alibi_max_bias, err));
     return arch->configure ? arch->configure(c, g, err) : 0;
@@ -297,6 +301,23 @@ static int configure_gemma2(model_config *c, const gguf *g, weir_error *err) {
     (void)err;
     if ((c->n_layer == 46 && c->d_model == 4608) || (c->n_layer == 62 && c->d_model == 5376))
         c->attention_scale = 1.0f / sqrtf((float)(c->d_model / c->n_head));
+    return 0;
+}
+
+/* The files store a tenth of YaRN's multiplier (mscale_all_dim), and it is the softmax that is scaled by it instead of cos and sin
+ * (DeepSeek-V2's published code, followed by llama.cpp in what happens when the multiplier is absent). */
+static int configure_deepseek2(model_config *c, const gguf *g, weir_error *err) {
+    model_rope *r = &c->rope[0];
+    uint32_t n_vocab = 0, gating = 0;
+    const float octaves = 0.1f * logf(1.0f / r->frequency_scale), multiplier = r->log_multiplier / 0.1f;
+    float magnitude = r->attention_factor * (1.0f + multiplier * octaves);
+    if (r->scaling == ROPE_SCALING_YARN && multiplier != 0.0f) r->log_multiplier = 1.0f;
+    else magnitude *= 1.0f + octaves;
+    c->attention_scale = magnitude * magnitude / sqrtf((float)(c->d_nope + c->n_rot));
+    /* GLM-4.7-Flash's older files do not say that they gate by sigmoid. */
+    TRY(gguf_get_u32(g, "deepseek2.vocab_size", &n_vocab, err));
+    TRY(gguf_get_u32(g, "deepseek2.expert_gating_func", &gating, err));
+    if (gating == 0 && n_vocab == 154880 && (c->n_layer == 47 || c->n_layer == 48)) c->expert_gating = GATING_SIGMOID;
     return 0;
 }
 
@@ -359,6 +380,41 @@ static int read_shapes(model_config *c, const model_arch *arch, const gguf *g, w
     return 0;
 }
 
+/* Sizes of ordinary heads. */
+static int read_heads(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
+    TRY(read_int(g, arch, "attention.key_length", 1, MAX_D_HEAD, c->d_model / c->n_head, &c->d_head, err));
+    TRY(read_int(g, arch, "attention.value_length", 1, MAX_D_HEAD, c->d_head, &c->d_value, err));
+    return read_int(g, arch, "rope.dimension_count", 0, MAX_D_HEAD, c->d_head, &c->n_rot, err);
+}
+
+/* Sizes of latent attention. Files of the older form have the head sizes in key_length and value_length, newer ones in keys that
+ * end in _mla, and the sizes of the one KV head in the others. */
+static int read_latent(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
+    char key[128];
+    int32_t d_key;
+    TRY(read_int(g, arch, "attention.kv_lora_rank", 1, MAX_D_HEAD, -1, &c->d_latent, err));
+    TRY(read_int(g, arch, "attention.q_lora_rank", 0, MAX_D_MODEL, 0, &c->d_latent_query, err));
+    TRY(read_int(g, arch, "rope.dimension_count", 2, MAX_D_HEAD, -1, &c->n_rot, err));
+    TRY(read_int(g, arch, "attention.key_length_mla", 0, MAX_D_HEAD, 0, &d_key, err));
+    TRY(read_int(g, arch, "attention.value_length_mla", 0, MAX_D_HEAD, 0, &c->d_value_head, err));
+    const bool newer = d_key != 0;
+    if (!newer) TRY(read_int(g, arch, "attention.key_length", 1, MAX_D_HEAD, c->d_model / c->n_head, &d_key, err));
+    if (!newer) TRY(read_int(g, arch, "attention.value_length", 1, MAX_D_HEAD, d_key, &c->d_value_head, err));
+    FAIL_IF(d_key <= c->n_rot, err, WEIR_E_FORMAT, key_of(key, arch, newer ? "attention.key_length_mla" : "attention.key_length"),
+            "%d leaves nothing beside the %d rotated values", d_key, c->n_rot);
+    FAIL_IF(c->d_value_head < 1, err, WEIR_E_FORMAT, key_of(key, arch, "attention.value_length_mla"), "the key is missing");
+    /* Each rounding would go into all heads of all later tokens, and there is little of it to keep. */
+    c->kv_f32 = true;
+    c->d_nope = d_key - c->n_rot;
+    c->d_head = c->d_latent + c->n_rot;
+    c->d_value = c->d_latent;
+    c->n_head_kv = 1;
+    for (int32_t i = 0; i < c->n_layer; i++) c->shapes[i].n_head_kv = 1;
+    FAIL_IF(c->d_head > MAX_D_HEAD, err, WEIR_E_FORMAT, key_of(key, arch, "attention.kv_lora_rank"),
+            "%d and %d rotated values exceed a KV head's %d", c->d_latent, c->n_rot, MAX_D_HEAD);
+    return 0;
+}
+
 int model_config_read(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
     char key[128];
     *c = (model_config){.embedding_scale = 1.0f, .residual_scale = 1.0f, .logit_scale = 1.0f};
@@ -366,9 +422,8 @@ int model_config_read(model_config *c, const model_arch *arch, const gguf *g, we
     TRY(read_int(g, arch, "embedding_length", 1, MAX_D_MODEL, -1, &c->d_model, err));
     TRY(read_int(g, arch, "block_count", 1, MAX_LAYERS, -1, &c->n_layer, err));
     TRY(read_shapes(c, arch, g, err));
-    TRY(read_int(g, arch, "attention.key_length", 1, MAX_D_HEAD, c->d_model / c->n_head, &c->d_head, err));
-    TRY(read_int(g, arch, "attention.value_length", 1, MAX_D_HEAD, c->d_head, &c->d_value, err));
-    TRY(read_int(g, arch, "rope.dimension_count", 0, MAX_D_HEAD, c->d_head, &c->n_rot, err));
+    if (arch->latent) TRY(read_latent(c, arch, g, err));
+    else TRY(read_heads(c, arch, g, err));
     FAIL_IF(c->d_head < 1 || c->d_head > MAX_D_HEAD, err, WEIR_E_FORMAT, key_of(key, arch, "attention.head_count"),
             "%d values in %d heads leave no head size between 1 and %d", c->d_model, c->n_head, MAX_D_HEAD);
     FAIL_IF(c->n_rot > c->d_head || c->n_rot % 2 != 0, err, WEIR_E_FORMAT, key_of(key, arch, "rope.dimension_count"),

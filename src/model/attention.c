@@ -7,8 +7,9 @@
 #include "model/forward_internal.h"
 
 /* K and V of one head in a page. */
-static size_t head_k_bytes(const model_config *c) { return (size_t)c->d_head * KERN_PAGE * sizeof(uint16_t); }
-static size_t head_v_bytes(const model_config *c) { return (size_t)kern_pad16(c->d_value) * KERN_PAGE * sizeof(uint16_t); }
+static size_t kv_value_bytes(const model_config *c) { return c->kv_f32 ? sizeof(float) : sizeof(uint16_t); }
+static size_t head_k_bytes(const model_config *c) { return (size_t)c->d_head * KERN_PAGE * kv_value_bytes(c); }
+static size_t head_v_bytes(const model_config *c) { return (size_t)kern_pad16(c->d_value) * KERN_PAGE * kv_value_bytes(c); }
 
 size_t model_kv_offset(const model_config *c, int32_t layer) {
     size_t n_heads = 0;
@@ -22,46 +23,56 @@ static size_t k_offset(const model_config *c, const model_layer *layer, int32_t 
     return layer->kv_offset + (size_t)head_kv * (head_k_bytes(c) + head_v_bytes(c));
 }
 
+void forward_rotate(const forward *f, const model_layer *layer, int32_t row, float *x) {
+    const int32_t n_rot = f->m->config.n_rot;
+    const size_t angles = (size_t)row * (size_t)(n_rot / 2);
+    if (layer->has_rope)
+        f->m->ops->rope(x, f->cos[layer->windowed] + angles, f->sin[layer->windowed] + angles, n_rot, f->m->arch->rope == ROPE_HALVES);
+}
+
+void forward_store(const forward *f, const model_layer *layer, int32_t row, int32_t head_kv, const float *key, const float *value) {
+    const model_config *c = &f->m->config;
+    const int32_t pos = f->row_pos[row];
+    const size_t at = k_offset(c, layer, head_kv);
+    f->m->ops->kv_store(f->batch->groups[f->row_group[row]].pages[pos / KERN_PAGE], at, at + head_k_bytes(c), pos % KERN_PAGE, key,
+                        c->d_head, value, c->d_value, c->kv_f32);
+}
+
 /* Norm, rotation and scale of one head's query or key, from a projection into `out`. */
 static void prepare_head(const forward *f, const model_layer *layer, int32_t row, int32_t head, const float *from,
                          const model_norm_weights *norm, float scale, float *out) {
     const model_config *c = &f->m->config;
     const kern_ops *ops = f->m->ops;
-    const size_t angles = (size_t)row * (size_t)(c->n_rot / 2);
     model_norm_weights own = *norm;
     if (layer->per_head_norms && own.weight) own.weight += (size_t)head * (size_t)c->d_head;
     if (own.present && f->m->arch->qk_norm != QK_NORM_ROW) forward_norm(f, &own, from, c->d_head, out);
     else memcpy(out, from, (size_t)c->d_head * sizeof(float));
     if (c->clamp_qkv > 0.0f) ops->clamp(out, c->clamp_qkv, c->d_head);
-    if (layer->has_rope)
-        ops->rope(out, f->cos[layer->windowed] + angles, f->sin[layer->windowed] + angles, c->n_rot, f->m->arch->rope == ROPE_HALVES);
+    forward_rotate(f, layer, row, out);
     if (scale != 1.0f) ops->scale(out, scale, c->d_head);
 }
 
 /* The factor on queries at a position: the usual scale, and a temperature that grows with the position. */
 static float query_scale(const model_config *c, int32_t pos) {
     if (c->temperature_scale == 0.0f) return c->attention_scale;
-    const float periods = floorf((float)pos / (float)c->rope[0].n_ctx_original);
+    const float periods = floorf((float)pos / (float)c->temperature_length);
     return c->attention_scale * (1.0f + c->temperature_scale * logf(1.0f + periods));
 }
 
 static void store_kv(worker *w, const model_layer *layer, int32_t row, int32_t head_kv) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
-    const int32_t pos = f->row_pos[row];
-    const forward_group *g = &f->batch->groups[f->row_group[row]];
     float *v = f->v + (size_t)row * (size_t)f->n_v_pad + (size_t)head_kv * (size_t)c->d_value;
-    const size_t at = k_offset(c, layer, head_kv);
     prepare_head(f, layer, row, head_kv, f->k + (size_t)row * (size_t)f->n_k_pad + (size_t)head_kv * (size_t)c->d_head, &layer->k_norm,
                  1.0f, w->scratch->key);
     if (c->clamp_qkv > 0.0f) f->m->ops->clamp(v, c->clamp_qkv, c->d_value);
-    f->m->ops->kv_store(g->pages[pos / KERN_PAGE], at, at + head_k_bytes(c), pos % KERN_PAGE, w->scratch->key, c->d_head, v, c->d_value);
+    forward_store(f, layer, row, head_kv, w->scratch->key, v);
 }
 
 /* A tile of query rows: some tokens x some heads that share a KV head. */
 typedef struct tile {
     int32_t row[KERN_ATTENTION_ROWS], head[KERN_ATTENTION_ROWS];
-    int32_t key_begin[KERN_ATTENTION_ROWS], key_end[KERN_ATTENTION_ROWS];
+    int32_t key_begin[KERN_ATTENTION_ROWS], key_end[KERN_ATTENTION_ROWS], position[KERN_ATTENTION_ROWS];
     const float *q[KERN_ATTENTION_ROWS];
     float slope[KERN_ATTENTION_ROWS];
     const float *sinks; /* [n_head] or NULL */
@@ -81,12 +92,16 @@ static void tile_make(worker *w, const model_layer *layer, const forward_group *
     for (int32_t i = 0; i < n; i++) {
         const int32_t row = g->row_begin + (first + i) / shared, head = head_kv * shared + (first + i) % shared;
         float *q = w->scratch->query + (size_t)i * d_pad;
-        prepare_head(f, layer, row, head, f->q + (size_t)row * (size_t)f->n_q_pad + (size_t)head * (size_t)c->d_head, &layer->q_norm,
-                     query_scale(c, f->row_pos[row]), q);
+        const float scale = query_scale(c, f->row_pos[row]);
+        if (c->d_latent) forward_latent_query(f, layer, row, head, scale, q);
+        else
+            prepare_head(f, layer, row, head, f->q + (size_t)row * (size_t)f->n_q_pad + (size_t)head * (size_t)c->d_head, &layer->q_norm,
+                         scale, q);
         if (f->m->alibi) t->slope[i] = f->m->alibi[head];
         t->row[i] = row;
         t->head[i] = head;
         t->q[i] = q;
+        t->position[i] = f->row_pos[row];
         t->key_end[i] = f->row_pos[row] + 1;
         t->key_begin[i] = layer->windowed && t->key_end[i] > c->window ? t->key_end[i] - c->window : 0;
         if (t->key_begin[i] < t->first_key) t->first_key = t->key_begin[i];
@@ -94,8 +109,9 @@ static void tile_make(worker *w, const model_layer *layer, const forward_group *
     }
     const size_t at = k_offset(c, layer, head_kv);
     t->a = (kern_attention){.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = t->q, .key_begin = t->key_begin,
-                            .key_end = t->key_end, .pages = g->pages, .k_offset = at, .v_offset = at + head_k_bytes(c),
-                            .softcap = c->attention_softcap, .alibi_slope = f->m->alibi ? t->slope : NULL};
+                            .key_end = t->key_end, .pages = g->pages, .k_offset = at, .v_offset = at + head_k_bytes(c), .f32 = c->kv_f32,
+                            .softcap = c->attention_softcap, .alibi_slope = f->m->alibi ? t->slope : NULL,
+                            .position = t->position};
     t->sinks = layer->sinks;
 }
 
@@ -134,14 +150,18 @@ static int32_t tiles_of(const model_layer *layer, int32_t n_tokens, int32_t *til
     return (n_tokens * shared + *tile_rows - 1) / *tile_rows;
 }
 
-/* Keys and values of all rows first, then tiles of queries; for batches with several rows of one sequence. */
-static void attention_prefill(worker *w, const model_layer *layer, int32_t index) {
-    forward *f = w->f;
-    int32_t begin, end, tile_rows;
-    split_rows(f, w->thread, f->batch->n_rows, &begin, &end);
+/* Keys and values of all rows; for batches with several rows of one sequence. */
+static void store_rows(worker *w, const model_layer *layer) {
+    int32_t begin, end;
+    split_rows(w->f, w->thread, w->f->batch->n_rows, &begin, &end);
     for (int32_t row = begin; row < end; row++)
         for (int32_t h = 0; h < layer->n_head_kv; h++) store_kv(w, layer, row, h);
     step_barrier(w, MODEL_OP_ATTENTION);
+}
+
+void forward_attend(worker *w, const model_layer *layer, int32_t index) {
+    forward *f = w->f;
+    int32_t tile_rows;
     int64_t n_items = 0;
     for (int32_t i = 0; i < f->batch->n_groups; i++) n_items += (int64_t)tiles_of(layer, f->batch->groups[i].n_rows, &tile_rows) * layer->n_head_kv;
     int32_t group = 0;
@@ -231,7 +251,7 @@ static void attention_decode(worker *w, const model_layer *layer, int32_t index)
 
 void forward_attention_prepare(forward *f, const model_layer *layer) {
     const int32_t n_items = f->batch->n_groups * layer->n_head_kv;
-    if (!one_token_each(f->batch) || n_items >= 2 * f->n_threads) return;
+    if (layer->kv_down.layout || !one_token_each(f->batch) || n_items >= 2 * f->n_threads) return;
     for (int32_t i = 0; i < n_items; i++) {
         int32_t first, last;
         segments_of(f, layer, &f->batch->groups[i / layer->n_head_kv], &first, &last);
@@ -257,6 +277,10 @@ static void norm_projections(worker *w, const model_layer *layer) {
 
 void forward_attention(worker *w, const model_layer *layer, int32_t index) {
     norm_projections(w, layer);
-    if (one_token_each(w->f->batch)) attention_decode(w, layer, index);
-    else attention_prefill(w, layer, index);
+    if (one_token_each(w->f->batch)) {
+        attention_decode(w, layer, index);
+        return;
+    }
+    store_rows(w, layer);
+    forward_attend(w, layer, index);
 }

@@ -57,6 +57,30 @@ static int bind_qkv(loader *l, model_layer *layer, int32_t i) {
     return 0;
 }
 
+/* Latent attention. Older files have the maps to keys and values of each head as rows of one tensor: the first is then turned. */
+static int bind_latent(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const int64_t n_head = layer->n_head, n_kv = c->d_nope + c->d_value_head, n_q = n_head * (c->d_nope + c->n_rot);
+    char name[GGUF_MAX_NAME];
+    /* Files of lite models may name a rank that they do not use. */
+    if (c->d_latent_query && !gguf_find_tensor(l->m->file, layer_name(name, i, "attn_q.weight"))) {
+        TRY(loader_bind_matrix(l, &layer->q_down, c->d_latent_query, c->d_model, true, layer_name(name, i, "attn_q_a.weight")));
+        TRY(bind_norm(l, &layer->q_down_norm, c->d_latent_query, true, layer_name(name, i, "attn_q_a_norm")));
+        TRY(loader_bind_matrix(l, &layer->q, n_q, c->d_latent_query, true, layer_name(name, i, "attn_q_b.weight")));
+    } else {
+        TRY(loader_bind_matrix(l, &layer->q, n_q, c->d_model, true, layer_name(name, i, "attn_q.weight")));
+    }
+    TRY(loader_bind_matrix(l, &layer->kv_down, c->d_latent + c->n_rot, c->d_model, true, layer_name(name, i, "attn_kv_a_mqa.weight")));
+    TRY(bind_norm(l, &layer->kv_down_norm, c->d_latent, true, layer_name(name, i, "attn_kv_a_norm")));
+    if (gguf_find_tensor(l->m->file, layer_name(name, i, "attn_kv_b.weight"))) {
+        TRY(loader_bind_stack_transposed(l, &layer->k_up, n_head, 0, c->d_nope, n_kv, c->d_latent, name));
+        return loader_bind_stack(l, &layer->v_up, n_head, c->d_nope, c->d_value_head, n_kv, c->d_latent, name);
+    }
+    TRY(loader_bind_stack(l, &layer->k_up, n_head, 0, c->d_latent, c->d_latent, c->d_nope, layer_name(name, i, "attn_k_b.weight")));
+    return loader_bind_stack(l, &layer->v_up, n_head, 0, c->d_value_head, c->d_value_head, c->d_latent,
+                             layer_name(name, i, "attn_v_b.weight"));
+}
+
 /* Norms of q and k: one for all heads, one for each head (a matrix [n_head][d_head]), or one for the whole row. */
 static int bind_qk_norms(loader *l, model_layer *layer, int32_t i) {
     const model_config *c = &l->m->config;
@@ -105,32 +129,33 @@ static int bind_dense(loader *l, model_layer *layer, int32_t i, int64_t d_ff, co
     return loader_bind_vector(l, &layer->down_bias, c->d_model, false, layer_name(bias, i, "ffn_down.bias"));
 }
 
-/* All experts of one kind: a tensor [n_expert][n_rows][n_cols] as n_expert matrices, and its biases [n_expert][n_rows]. */
-static int bind_experts(loader *l, kern_matrix **matrices, const float **biases, int64_t n_rows, int64_t n_cols, int32_t i, const char *kind) {
+/* All experts of one kind: rows [first, first + n_rows) of each expert's n_rows_whole, and biases [n_expert][n_rows]. */
+static int bind_experts(loader *l, kern_matrix **matrices, const float **biases, int64_t first, int64_t n_rows, int64_t n_rows_whole,
+                        int64_t n_cols, int32_t i, const char *kind) {
     const model_config *c = &l->m->config;
     char name[GGUF_MAX_NAME];
     snprintf(name, sizeof name, "blk.%d.%s.weight", (int)i, kind);
-    const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
-    FAIL_IF(t == NULL, l->err, WEIR_E_FORMAT, name, "the tensor is missing");
-    char shape[64];
-    loader_format_shape(shape, t->dims, t->n_dims);
-    FAIL_IF(t->dims[0] != (uint64_t)n_cols || t->dims[1] != (uint64_t)n_rows || t->dims[2] != (uint64_t)c->n_expert || t->dims[3] != 1, l->err,
-            WEIR_E_FORMAT, name, "the shape is %s; the metadata ask for %lld x %lld x %d", shape, (long long)n_cols, (long long)n_rows, c->n_expert);
-    *matrices = arena_array(&l->m->strings, (size_t)c->n_expert, sizeof **matrices);
-    FAIL_IF(*matrices == NULL, l->err, WEIR_E_NOMEM, name, "no memory for %d experts", c->n_expert);
-    if ((size_t)n_cols > l->largest_row) l->largest_row = (size_t)n_cols;
-    for (int32_t e = 0; e < c->n_expert; e++) {
-        kern_matrix *w = *matrices + e;
-        TRY(kern_matrix_init(w, t->format->type, n_rows, n_cols, l->err));
-        l->total_values += (size_t)(n_rows * n_cols);
-        TRY(loader_add(l, (binding){.tensor = t, .first = e * n_rows, .matrix = w, .n_bytes = kern_matrix_bytes(w)}));
-    }
+    TRY(loader_bind_stack(l, matrices, c->n_expert, first, n_rows, n_rows_whole, n_cols, name));
     snprintf(name, sizeof name, "blk.%d.%s.bias", (int)i, kind);
     const gguf_tensor *bias;
-    if (gguf_find_tensor(l->m->file, name) == NULL) return 0;
+    if (gguf_find_tensor(l->m->file, name) == NULL || n_rows != n_rows_whole) return 0;
     TRY(loader_find(l, name, c->n_expert, n_rows, true, &bias));
     return loader_add(l, (binding){.tensor = bias, .n_values = (int64_t)bias->n_values, .vector = biases,
                                     .n_bytes = (size_t)(bias->n_values + 16) * sizeof(float)});
+}
+
+/* Gate and up of all experts, from a tensor each or from the halves of one. */
+static int bind_experts_up(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const int64_t n = c->d_ff_expert, d = c->d_model;
+    char name[GGUF_MAX_NAME];
+    if (gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_gate_up_exps.weight"))) {
+        TRY(bind_experts(l, &layer->gate_experts, &layer->gate_experts_bias, 0, n, 2 * n, d, i, "ffn_gate_up_exps"));
+        return bind_experts(l, &layer->up_experts, &layer->up_experts_bias, n, n, 2 * n, d, i, "ffn_gate_up_exps");
+    }
+    if (gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_gate_exps.weight")))
+        TRY(bind_experts(l, &layer->gate_experts, &layer->gate_experts_bias, 0, n, n, d, i, "ffn_gate_exps"));
+    return bind_experts(l, &layer->up_experts, &layer->up_experts_bias, 0, n, n, d, i, "ffn_up_exps");
 }
 
 static int bind_routed(loader *l, model_layer *layer, int32_t i) {
@@ -139,10 +164,8 @@ static int bind_routed(loader *l, model_layer *layer, int32_t i) {
     TRY(loader_bind_matrix(l, &layer->router, c->n_expert, c->d_model, true, layer_name(name, i, "ffn_gate_inp.weight")));
     TRY(loader_bind_vector(l, &layer->router_bias, c->n_expert, false, layer_name(name, i, "ffn_gate_inp.bias")));
     TRY(loader_bind_vector(l, &layer->selection_bias, c->n_expert, false, layer_name(name, i, "exp_probs_b.bias")));
-    if (gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_gate_exps.weight")))
-        TRY(bind_experts(l, &layer->gate_experts, &layer->gate_experts_bias, c->d_ff_expert, c->d_model, i, "ffn_gate_exps"));
-    TRY(bind_experts(l, &layer->up_experts, &layer->up_experts_bias, c->d_ff_expert, c->d_model, i, "ffn_up_exps"));
-    TRY(bind_experts(l, &layer->down_experts, &layer->down_experts_bias, c->d_model, c->d_ff_expert, i, "ffn_down_exps"));
+    TRY(bind_experts_up(l, layer, i));
+    TRY(bind_experts(l, &layer->down_experts, &layer->down_experts_bias, 0, c->d_model, c->d_model, c->d_ff_expert, i, "ffn_down_exps"));
     const gguf_tensor *shared = gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_up_shexp.weight"));
     if (shared == NULL) return 0;
     FAIL_IF(shared->dims[1] != (uint64_t)c->d_ff_shared, l->err, WEIR_E_FORMAT, name, "%llu rows; the metadata ask for %d",
@@ -187,9 +210,14 @@ static int bind_layer(loader *l, int32_t i) {
     layer->has_rope = l->m->arch->rope != ROPE_NONE && c->n_rot > 0 && (!l->m->arch->rope_in_windows_only || layer->windowed) &&
                       (c->no_rope_pattern == 0 || (i + 1) % c->no_rope_pattern != 0);
     TRY(bind_norms(l, layer, i));
-    TRY(bind_qkv(l, layer, i));
-    TRY(bind_qk_norms(l, layer, i));
-    TRY(loader_bind_matrix(l, &layer->o, c->d_model, (int64_t)layer->n_head * c->d_value, true, layer_name(name, i, "attn_output.weight")));
+    if (c->d_latent) {
+        TRY(bind_latent(l, layer, i));
+    } else {
+        TRY(bind_qkv(l, layer, i));
+        TRY(bind_qk_norms(l, layer, i));
+    }
+    TRY(loader_bind_matrix(l, &layer->o, c->d_model, (int64_t)layer->n_head * (c->d_latent ? c->d_value_head : c->d_value), true,
+                           layer_name(name, i, "attn_output.weight")));
     TRY(loader_bind_vector(l, &layer->o_bias, c->d_model, false, layer_name(name, i, "attn_output.bias")));
     TRY(loader_bind_vector(l, &layer->sinks, layer->n_head, false, layer_name(name, i, "attn_sinks.weight")));
     return bind_feed_forward(l, layer, i);

@@ -25,6 +25,12 @@ void model_add_weights_work(const weir_model *m, int32_t n_rows, int32_t n_outpu
         const model_layer *layer = &m->layers[i];
         const kern_matrix *qkv[] = {&layer->q, &layer->k, &layer->v};
         for (int k = 0; k < 3; k++) add_matrix(qkv[k], n, 1, &work[MODEL_OP_QKV]);
+        add_matrix(&layer->q_down, n, 1, &work[MODEL_OP_QKV]);
+        add_matrix(&layer->kv_down, n, 1, &work[MODEL_OP_QKV]);
+        for (int32_t h = 0; layer->k_up && h < layer->n_head; h++) {
+            add_matrix(&layer->k_up[h], n, 1, &work[MODEL_OP_ATTENTION]);
+            add_matrix(&layer->v_up[h], n, 1, &work[MODEL_OP_ATTENTION]);
+        }
         add_matrix(&layer->o, n, 1, &work[MODEL_OP_OUT]);
         add_matrix(&layer->gate, n, 1, &work[MODEL_OP_GATE_UP]);
         add_matrix(&layer->up, n, 1, &work[MODEL_OP_GATE_UP]);

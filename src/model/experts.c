@@ -122,13 +122,6 @@ static void gather(worker *w, bool int8) {
     }
 }
 
-/* Rows from `first` on, as rows of their own. */
-static kern_rows rows_from(const kern_rows *x, const float *f32, size_t stride, int32_t first) {
-    const size_t at = (size_t)first, n_cols = (size_t)x->n_cols;
-    return (kern_rows){.f32 = f32 + at * stride, .stride = stride, .q = x->q + at * n_cols, .d = x->d + at * (n_cols / 32),
-                       .sum = x->sum + at * (n_cols / 32), .neg_sum = x->neg_sum + at * (n_cols / 16), .n_cols = x->n_cols};
-}
-
 typedef void (*expert_fn)(worker *w, const model_layer *layer, int32_t expert, int32_t first, int32_t n_rows, int32_t begin, int32_t end);
 
 /* Runs `fn` over chunks of panels of all experts that have rows. */

@@ -42,7 +42,7 @@ static void take_row_buffers(layout_cursor *c, const forward *f, row_buffers *r,
     r->normed = take(c, (size_t)n_rows * (size_t)f->d_model_pad, sizeof(float));
     take_rows(c, &r->model, n_rows, config->d_model);
     if (!all) return;
-    take_rows(c, &r->heads, n_rows, config->n_head * config->d_value);
+    take_rows(c, &r->heads, n_rows, config->n_head * (config->d_latent ? config->d_value_head : config->d_value));
     take_rows(c, &r->hidden, n_rows, f->d_ff_pad);
 }
 
@@ -69,12 +69,33 @@ static void take_experts(layout_cursor *c, forward *f) {
     e->out = take(c, n_assigned * (size_t)f->d_model_pad, sizeof(float));
 }
 
+static void take_latent(layout_cursor *c, forward *f) {
+    const model_config *config = &f->m->config;
+    latent_buffers *l = &f->latent;
+    const size_t n = (size_t)f->n_rows_max, n_head = (size_t)config->n_head;
+    const int32_t n_heads_rows = f->n_rows_max * config->n_head;
+    l->kv_stride = (size_t)kern_pad16(config->d_head);
+    l->query_apart = (size_t)kern_pad16(config->d_latent);
+    l->value_apart = (size_t)kern_pad16(config->d_value_head);
+    l->value_stride = n_head * l->value_apart;
+    l->q_low = take(c, n * (size_t)kern_pad16(config->d_latent_query), sizeof(float));
+    l->kv = take(c, n * l->kv_stride, sizeof(float));
+    l->query = take(c, n * n_head * l->query_apart, sizeof(float));
+    l->value = take(c, n * l->value_stride, sizeof(float));
+    take_rows(c, &l->q_rows, f->n_rows_max, config->d_latent_query);
+    take_rows(c, &l->nope_rows, n_heads_rows, config->d_nope);
+    take_rows(c, &l->latent_rows, n_heads_rows, config->d_latent);
+    l->q_rows.f32 = l->q_low;
+    l->q_rows.stride = (size_t)kern_pad16(config->d_latent_query);
+}
+
 static void lay_out(forward *f, layout_cursor *c) {
     const model_config *config = &f->m->config;
     const size_t n = (size_t)f->n_rows_max;
     int32_t widest = f->d_ff_pad > f->d_model_pad ? f->d_ff_pad : f->d_model_pad;
     if (f->d_ff_expert_pad > widest) widest = f->d_ff_expert_pad;
     if (f->n_att_pad > widest) widest = f->n_att_pad;
+    if (config->d_latent_query > widest) widest = config->d_latent_query;
     take_row_buffers(c, f, &f->shared, f->n_rows_max, true);
     take_row_buffers(c, f, &f->outputs, f->n_outputs_max, false);
     f->q = take(c, n * (size_t)f->n_q_pad, sizeof(float));
@@ -89,11 +110,13 @@ static void lay_out(forward *f, layout_cursor *c) {
         f->sin[i] = take(c, n * (size_t)(config->n_rot / 2 + 1), sizeof(float));
     }
     if (config->n_expert) take_experts(c, f);
+    if (config->d_latent) take_latent(c, f);
     f->row_pos = take(c, n, sizeof(int32_t));
     f->row_group = take(c, n, sizeof(int32_t));
     f->counters = take(c, (size_t)(config->n_layer + 1) * N_PHASES * COUNTER_STRIDE, sizeof *f->counters);
     f->scratch = take(c, (size_t)f->n_threads, sizeof *f->scratch);
-    const size_t n_items = 2 * (size_t)f->n_threads, n_parts = n_items * (size_t)f->n_segments_max;
+    /* Latent attention has enough tiles without splitting by segment. */
+    const size_t n_items = config->d_latent ? 0 : 2 * (size_t)f->n_threads, n_parts = n_items * (size_t)f->n_segments_max;
     f->parts = take(c, n_parts, sizeof *f->parts);
     f->parts_left = take(c, n_items, sizeof *f->parts_left);
     for (size_t i = 0; i < n_parts; i++) {
@@ -115,8 +138,8 @@ static void lay_out(forward *f, layout_cursor *c) {
 static void set_inputs(const forward *f, row_buffers *r) {
     r->model.f32 = r->normed;
     r->model.stride = (size_t)f->d_model_pad;
-    r->heads.f32 = f->attention;
-    r->heads.stride = (size_t)f->n_att_pad;
+    r->heads.f32 = f->latent.value ? f->latent.value : f->attention;
+    r->heads.stride = f->latent.value ? f->latent.value_stride : (size_t)f->n_att_pad;
     r->hidden.f32 = f->gate;
     r->hidden.stride = (size_t)f->d_ff_pad;
 }
@@ -135,9 +158,9 @@ int forward_open(forward **out, const weir_model *m, pool *p, int32_t n_rows_max
     f->n_ctx = n_ctx;
     f->n_segments_max = (n_ctx + KERN_SEGMENT - 1) / KERN_SEGMENT;
     f->d_model_pad = kern_pad16(config->d_model);
-    f->n_q_pad = kern_pad16(config->n_head * config->d_head);
-    f->n_k_pad = kern_pad16(config->n_head_kv * config->d_head);
-    f->n_v_pad = kern_pad16(config->n_head_kv * config->d_value);
+    f->n_q_pad = kern_pad16(config->n_head * (config->d_latent ? config->d_nope + config->n_rot : config->d_head));
+    f->n_k_pad = config->d_latent ? 0 : kern_pad16(config->n_head_kv * config->d_head);
+    f->n_v_pad = config->d_latent ? 0 : kern_pad16(config->n_head_kv * config->d_value);
     f->n_att_pad = kern_pad16(config->n_head * config->d_value);
     f->d_ff_pad = kern_pad16(config->d_ff > config->d_ff_shared ? config->d_ff : config->d_ff_shared);
     f->d_ff_expert_pad = kern_pad16(config->d_ff_expert);
@@ -326,7 +349,11 @@ static void ask_abort(worker *w) {
 /* What a layer's mixer computes from the normed rows before anything else. Returns how many products. */
 static int input_products(const forward *f, const model_layer *layer, product out[MAX_INPUT_PRODUCTS]) {
     int n = 0;
-    if (layer->n_head_kv) {
+    if (layer->kv_down.layout) {
+        if (layer->q_down.layout) out[n++] = (product){&layer->q_down, f->latent.q_low, f->latent.q_rows.stride, NULL, false};
+        else out[n++] = (product){&layer->q, f->q, (size_t)f->n_q_pad, NULL, false};
+        out[n++] = (product){&layer->kv_down, f->latent.kv, f->latent.kv_stride, NULL, false};
+    } else if (layer->n_head_kv) {
         out[n++] = (product){&layer->q, f->q, (size_t)f->n_q_pad, layer->q_bias, false};
         out[n++] = (product){&layer->k, f->k, (size_t)f->n_k_pad, layer->k_bias, false};
         out[n++] = (product){&layer->v, f->v, (size_t)f->n_v_pad, layer->v_bias, false};
@@ -359,8 +386,12 @@ static bool layer_mixer(worker *w, const model_layer *layer, int32_t index) {
     forward_products_take(w, products, n_products, &w->rows->model, f->batch->n_rows, index, PHASE_IN);
     step_barrier(w, MODEL_OP_QKV);
     if (atomic_load(&f->aborted)) return false;
-    forward_attention(w, layer, index);
-    step_barrier(w, MODEL_OP_ATTENTION);
+    if (layer->kv_down.layout) {
+        forward_latent(w, layer, index);
+    } else {
+        forward_attention(w, layer, index);
+        step_barrier(w, MODEL_OP_ATTENTION);
+    }
     attention_output(w, layer, index);
     w->pending = layer;
     w->pending_ffn = false;

@@ -14,12 +14,13 @@
 enum { REPLICATED_ROWS = 4 };
 
 /* Counters that hand out work, one for each phase of each layer. */
-enum { PHASE_IN, PHASE_ATTENTION, PHASE_OUT, PHASE_GATE_UP, PHASE_DOWN, PHASE_ROUTER, PHASE_EXPERTS_UP, PHASE_EXPERTS_DOWN, N_PHASES };
+enum { PHASE_IN, PHASE_ATTENTION, PHASE_OUT, PHASE_GATE_UP, PHASE_DOWN, PHASE_ROUTER, PHASE_EXPERTS_UP, PHASE_EXPERTS_DOWN,
+       PHASE_LATENT_QUERY, PHASE_LATENT_KEY, PHASE_LATENT_VALUE, N_PHASES };
 
 /* Row buffers: the residual stream, its norm, and quantised rows for the three widths that feed matrices. */
 typedef struct row_buffers {
     float *x, *normed;               /* [n_rows][d_model_pad] */
-    kern_rows model, heads, hidden;  /* inputs of width d_model, n_head d_value, d_ff */
+    kern_rows model, heads, hidden;  /* inputs of width d_model, n_head d_value (d_value_head in latent attention), d_ff */
 } row_buffers;
 
 /* What one thread needs for itself. */
@@ -47,6 +48,17 @@ typedef struct expert_buffers {
     float *out;               /* [A][d_model_pad] */
 } expert_buffers;
 
+/* Latent attention. */
+typedef struct latent_buffers {
+    float *q_low;             /* [n_rows][q_rows.stride] compressed queries */
+    float *kv;                /* [n_rows][kv_stride] compressed keys and values, and the rotated key part */
+    float *query;             /* [n_rows][n_head][query_apart] queries against compressed keys, without the rotated part */
+    float *value;             /* [n_rows][value_stride] values of all heads, value_apart from head to head while they are made */
+    size_t kv_stride, query_apart, value_stride, value_apart;
+    kern_rows q_rows;         /* [n_rows] compressed queries */
+    kern_rows nope_rows, latent_rows; /* [n_head][n_rows] heads' queries, and attention's outputs, of width d_nope and d_latent */
+} latent_buffers;
+
 /* A thread's time by operation, in cache lines of its own. */
 typedef struct op_clock {
     _Alignas(64) int64_t last_ns;    /* when the operation that runs now began */
@@ -69,6 +81,7 @@ struct forward {
     float *cos[2], *sin[2];          /* [n_rows][n_rot / 2] */
     thread_scratch *scratch;         /* [n_threads] */
     expert_buffers experts;
+    latent_buffers latent;
     unsigned char *memory;
     size_t memory_bytes;
 
@@ -135,6 +148,13 @@ static inline bool wants_int8(const kern_matrix *w) { return w->layout->bits != 
 
 static inline bool one_token_each(const forward_batch *b) { return b->n_rows == b->n_groups; }
 
+/* Rows from `first` on, as rows of their own. */
+static inline kern_rows rows_from(const kern_rows *x, const float *f32, size_t stride, int32_t first) {
+    const size_t at = (size_t)first, n_cols = (size_t)x->n_cols;
+    return (kern_rows){.f32 = f32 + at * stride, .stride = stride, .q = x->q + at * n_cols, .d = x->d + at * (n_cols / 32),
+                       .sum = x->sum + at * (n_cols / 32), .neg_sum = x->neg_sum + at * (n_cols / 16), .n_cols = x->n_cols};
+}
+
 typedef struct product {
     const kern_matrix *w;
     float *out;
@@ -164,6 +184,19 @@ void forward_products_take(worker *w, const product *products, int n_products, c
 void forward_attention_prepare(forward *f, const model_layer *layer);
 /* From f->q, f->k, f->v to f->attention, for all rows; ends without a barrier. */
 void forward_attention(worker *w, const model_layer *layer, int32_t index);
+/* The same once keys, values and queries are where they belong: all rows over their pages. */
+void forward_attend(worker *w, const model_layer *layer, int32_t index);
+/* Rotates x[n_rot] to the position of a row, where the layer has RoPE. */
+void forward_rotate(const forward *f, const model_layer *layer, int32_t row, float *x);
+/* Stores key[d_head] and value[d_value] of a row. */
+void forward_store(const forward *f, const model_layer *layer, int32_t row, int32_t head_kv, const float *key, const float *value);
+
+/* ---- latent.c --------------------------------------------------------------------------------------------------------- */
+
+/* From f->q (or f->latent.q_low) and f->latent.kv to f->latent.value, for all rows; ends with it settled. */
+void forward_latent(worker *w, const model_layer *layer, int32_t index);
+/* The query of one head of one row against compressed keys, out[d_head], times `scale`. */
+void forward_latent_query(const forward *f, const model_layer *layer, int32_t row, int32_t head, float scale, float *out);
 
 /* ---- experts.c -------------------------------------------------------------------------------------------------------- */
 

@@ -14,6 +14,7 @@ typedef struct binding {
     int64_t n_values;      /* of a vector */
     kern_matrix *matrix;   /* packed, or */
     const float **vector;  /* dequantised */
+    bool transposed;       /* the matrix is the transpose of n_cols rows of the tensor, in F32 */
     size_t offset, n_bytes;
 } binding;
 
@@ -40,6 +41,14 @@ int loader_bind_matrix(loader *l, kern_matrix *w, int64_t n_rows, int64_t n_cols
 /* Values [first, first + n) of a vector tensor of n_whole. */
 int loader_bind_part(loader *l, const float **v, int64_t first, int64_t n, int64_t n_whole, bool required, const char *name);
 int loader_bind_vector(loader *l, const float **v, int64_t n, bool required, const char *name);
+
+/* A tensor of n blocks of n_rows_whole rows: matrix k is rows [first, first + n_rows) of block k. *matrices gets an array of n that
+ * the model owns. The blocks may be a dimension of the tensor ([n][n_rows_whole][n_cols]) or one after the other. */
+int loader_bind_stack(loader *l, kern_matrix **matrices, int64_t n, int64_t first, int64_t n_rows, int64_t n_rows_whole, int64_t n_cols,
+                      const char *name);
+/* The same with matrix k being the transpose of those rows, [n_cols][n_rows]. */
+int loader_bind_stack_transposed(loader *l, kern_matrix **matrices, int64_t n, int64_t first, int64_t n_rows, int64_t n_rows_whole,
+                                 int64_t n_cols, const char *name);
 
 /* ---- bind.c ----------------------------------------------------------------------------------------------------------- */
 

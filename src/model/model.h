@@ -52,6 +52,10 @@ typedef struct model_config {
     int32_t n_vocab, n_ctx_train, d_model, n_layer, d_head, d_value, n_rot;
     int32_t n_head, n_head_kv, d_ff; /* the largest of all layers */
     model_layer_shape shapes[MODEL_MAX_LAYERS]; /* [n_layer] */
+    bool kv_f32;                /* keys and values are kept in F32, else F16 */
+    /* Multi-head latent attention: d_latent 0 = none. Else d_head is d_latent + n_rot, d_value is d_latent, and one KV head serves
+     * all; the heads themselves have d_nope + n_rot values in queries and keys, and d_value_head in values. */
+    int32_t d_latent, d_latent_query, d_nope, d_value_head; /* d_latent_query 0 = queries are not compressed */
     float norm_eps;
     bool parallel;              /* attention and feed-forward read the same residual stream and are added together */
     float embedding_scale;      /* 1 = none */
@@ -61,7 +65,8 @@ typedef struct model_config {
     float attention_softcap, output_softcap; /* 0 = none */
     float clamp_qkv;            /* 0 = none */
     float alibi_max_bias;       /* 0 = none */
-    float temperature_scale;    /* q at position p is multiplied by 1 + scale ln(1 + floor(p / n_ctx_original)); 0 = none */
+    float temperature_scale;    /* q at position p is multiplied by 1 + scale ln(1 + floor(p / temperature_length)); 0 = none */
+    int32_t temperature_length;
     int32_t n_expert, n_expert_used; /* 0 = no routed experts */
     int32_t d_ff_expert, d_ff_shared; /* d_ff_shared 0 = no shared expert */
     int32_t n_layer_dense;      /* leading layers without experts */
@@ -84,6 +89,7 @@ typedef struct model_arch {
     model_positions positions;
     model_qk_norm qk_norm;
     bool optional_qk_norm;      /* not every model of the family has it */
+    bool latent;                /* multi-head latent attention */
     bool plain_ffn;             /* no gate: down(activation(up(x))) */
     kern_activation activation;
     bool has_experts;           /* routed experts are possible */
@@ -131,6 +137,10 @@ typedef struct model_layer {
     model_norm_weights q_norm, k_norm;                /* [d_head], or [n_head][d_head] when `per_head_norms`, or the row */
     bool per_head_norms;
     const float *q_bias, *k_bias, *v_bias, *o_bias;   /* or NULL */
+    model_norm_weights q_down_norm, kv_down_norm;     /* latent attention: [d_latent_query], [d_latent] */
+    kern_matrix q_down, kv_down;                      /* [d_latent_query][d_model] or absent, [d_latent + n_rot][d_model]; q is then
+                                                         [n_head (d_nope + n_rot)][d_latent_query or d_model], k and v absent */
+    kern_matrix *k_up, *v_up;                         /* [n_head] of [d_latent][d_nope], [d_value_head][d_latent] */
     const float *gate_bias, *up_bias, *down_bias;     /* or NULL */
     const float *sinks;                               /* [n_head] or NULL */
     kern_matrix q, k, v, o;                           /* [n_head d_head][d_model], ..., [d_model][n_head d_value] */

@@ -87,6 +87,44 @@ int loader_bind_vector(loader *l, const float **v, int64_t n, bool required, con
     return loader_bind_part(l, v, 0, n, n, required, name);
 }
 
+static int bind_stack(loader *l, kern_matrix **matrices, int64_t n, int64_t first, int64_t n_rows, int64_t n_rows_whole, int64_t n_cols,
+                      bool transposed, const char *name) {
+    const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
+    FAIL_IF(t == NULL, l->err, WEIR_E_FORMAT, name, "the tensor is missing (architecture %s needs it)", l->m->arch->name);
+    char shape[64];
+    loader_format_shape(shape, t->dims, t->n_dims);
+    const bool deep = t->dims[1] == (uint64_t)n_rows_whole && t->dims[2] == (uint64_t)n;
+    const bool flat = t->dims[1] == (uint64_t)(n * n_rows_whole) && t->dims[2] == 1;
+    FAIL_IF(t->dims[0] != (uint64_t)n_cols || !(deep || flat) || t->dims[3] != 1, l->err, WEIR_E_FORMAT, name,
+            "the shape is %s; the metadata ask for %lld x %lld x %lld", shape, (long long)n_cols, (long long)n_rows_whole, (long long)n);
+    FAIL_IF(t->format->dequantise == NULL, l->err, WEIR_E_UNSUPPORTED, name, "tensor type %s cannot be computed with", t->format->name);
+    *matrices = arena_array(&l->m->strings, (size_t)n, sizeof **matrices);
+    FAIL_IF(*matrices == NULL, l->err, WEIR_E_NOMEM, name, "no memory for %lld matrices", (long long)n);
+    if ((size_t)n_cols > l->largest_row) l->largest_row = (size_t)n_cols;
+    if ((size_t)n_rows > l->largest_row) l->largest_row = (size_t)n_rows;
+    for (int64_t k = 0; k < n; k++) {
+        kern_matrix *w = *matrices + k;
+        int rc = transposed ? kern_matrix_init(w, QUANT_F32, n_cols, n_rows, l->err)
+                            : kern_matrix_init(w, t->format->type, n_rows, n_cols, l->err);
+        if (rc < 0 && l->err) snprintf(l->err->place, sizeof l->err->place, "%s", name);
+        TRY(rc);
+        l->total_values += (size_t)(n_rows * n_cols);
+        TRY(loader_add(l, (binding){.tensor = t, .first = k * n_rows_whole + first, .matrix = w, .transposed = transposed,
+                                    .n_bytes = kern_matrix_bytes(w)}));
+    }
+    return 1;
+}
+
+int loader_bind_stack(loader *l, kern_matrix **matrices, int64_t n, int64_t first, int64_t n_rows, int64_t n_rows_whole, int64_t n_cols,
+                      const char *name) {
+    return bind_stack(l, matrices, n, first, n_rows, n_rows_whole, n_cols, false, name);
+}
+
+int loader_bind_stack_transposed(loader *l, kern_matrix **matrices, int64_t n, int64_t first, int64_t n_rows, int64_t n_rows_whole,
+                                 int64_t n_cols, const char *name) {
+    return bind_stack(l, matrices, n, first, n_rows, n_rows_whole, n_cols, true, name);
+}
+
 /* ---- packing ---------------------------------------------------------------------------------------------------------- */
 
 enum { PACK_CHUNK = 8 }; /* panels a thread takes at once */
@@ -106,6 +144,23 @@ static void make_vector(const binding *b, unsigned char *memory) {
     *b->vector = v;
 }
 
+/* Packs the transpose of rows of a tensor. False without memory. */
+static bool pack_transposed(const binding *b, float *scratch) {
+    const kern_matrix *w = b->matrix;
+    const quant_format *format = b->tensor->format;
+    const size_t n_rows = (size_t)w->n_cols, n_cols = (size_t)w->n_rows, row_bytes = quant_row_bytes(format, n_cols);
+    float *turned = malloc((n_rows + 1) * n_cols * sizeof(float));
+    if (turned == NULL) return false;
+    float *row = turned + n_rows * n_cols;
+    for (size_t r = 0; r < n_rows; r++) {
+        format->dequantise(b->tensor->data + ((size_t)b->first + r) * row_bytes, row, n_cols / (size_t)format->block_size);
+        for (size_t c = 0; c < n_cols; c++) turned[c * n_rows + r] = row[c];
+    }
+    kern_pack(w, QUANT_F32, (const unsigned char *)turned, 0, w->n_panels, scratch);
+    free(turned);
+    return true;
+}
+
 static void pack_thread(void *arg, int thread) {
     packing *p = arg;
     loader *l = p->l;
@@ -121,6 +176,11 @@ static void pack_thread(void *arg, int thread) {
         const binding *b = &l->bindings[i];
         if (b->vector) {
             make_vector(b, l->m->weights + b->offset);
+            continue;
+        }
+        if (b->transposed) {
+            if (!pack_transposed(b, scratch)) atomic_store(&p->failed, true);
+            atomic_fetch_add(&p->values_done, (int64_t)b->matrix->n_rows * b->matrix->n_cols);
             continue;
         }
         int begin = (int)(chunk - p->first_chunk[i]) * PACK_CHUNK, end = begin + PACK_CHUNK;
@@ -143,7 +203,7 @@ static int pack_all(loader *l, const weir_model_options *options) {
     for (size_t i = 0; i < l->n_bindings; i++) {
         binding *b = &l->bindings[i];
         if (b->matrix) b->matrix->data = l->m->weights + b->offset;
-        p.first_chunk[i + 1] = p.first_chunk[i] + (b->matrix ? (b->matrix->n_panels + PACK_CHUNK - 1) / PACK_CHUNK : 1);
+        p.first_chunk[i + 1] = p.first_chunk[i] + (b->matrix && !b->transposed ? (b->matrix->n_panels + PACK_CHUNK - 1) / PACK_CHUNK : 1);
     }
     pool *threads = NULL;
     int rc = pool_open(&threads, options && options->n_threads > 0 ? options->n_threads : cpu_count_available(), l->err);

@@ -208,6 +208,28 @@ void gguf_builder_fill(gguf_builder_tensor *t, uint32_t seed, float centre, floa
     }
 }
 
+void gguf_builder_quantise(gguf_builder *b, const char *name, quant_type type) {
+    gguf_builder_tensor *old = gguf_builder_find_tensor(b, name);
+    if (old == NULL) {
+        b->failed = true;
+        return;
+    }
+    uint64_t dims[GGUF_BUILDER_MAX_DIMS];
+    const uint32_t n_dims = old->n_dims;
+    memcpy(dims, old->dims, sizeof dims);
+    gguf_builder_drop_tensor(b, name);
+    gguf_builder_tensor *t = gguf_builder_add_tensor(b, name, type, n_dims, dims);
+    const size_t block_bytes = (size_t)quant_format_of(type)->block_bytes;
+    uint32_t seed = (uint32_t)b->n_tensors + (uint32_t)strlen(name);
+    for (size_t at = 0; t && at < t->n_bytes; at++) t->data[at] = (unsigned char)((seed = seed * 1664525u + 1013904223u) >> 24);
+    for (size_t at = 0; t && at < t->n_bytes; at += block_bytes) {
+        const uint16_t scale = quant_f32_to_f16(0.01f), min = quant_f32_to_f16(-0.08f);
+        const uint16_t value = quant_f32_to_f16(((float)t->data[at] - 127.0f) / 1000.0f);
+        memcpy(t->data + at, type == QUANT_F16 ? &value : &scale, 2);
+        if (type == QUANT_Q4_1 || type == QUANT_Q5_1) memcpy(t->data + at + 2, &min, 2);
+    }
+}
+
 /* ---- a tiny llama ----------------------------------------------------------------------------------------------------- */
 
 /* The character that stands for a byte in byte-level BPE: itself where it is visible, else the next free one from U+0100 on. */
@@ -223,7 +245,7 @@ static void byte_token(unsigned byte, char out[8]) {
     out[utf8_encode(c, out)] = '\0';
 }
 
-static void add_tokenizer(gguf_builder *b) {
+void gguf_builder_tokenizer(gguf_builder *b) {
     static const char *const special[3] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     static const char *const merges[6] = {"h e", "l l", "Ġ t", "he ll", "hell o", "Ġt he"};
     static const char *const merged[6] = {"he", "ll", "Ġt", "hell", "hello", "Ġthe"};
@@ -279,7 +301,7 @@ void gguf_builder_llama(gguf_builder *b, const gguf_builder_llama_shape *shape) 
     gguf_builder_f32(b, "llama.rope.freq_base", 10000.0f);
     gguf_builder_f32(b, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     gguf_builder_u32(b, "llama.vocab_size", GGUF_BUILDER_LLAMA_VOCAB);
-    add_tokenizer(b);
+    gguf_builder_tokenizer(b);
     add_matrix(b, "token_embd.weight", s.d_model, GGUF_BUILDER_LLAMA_VOCAB);
     for (uint32_t layer = 0; layer < s.n_layer; layer++) {
         const struct {

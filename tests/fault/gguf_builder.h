@@ -82,6 +82,9 @@ bool gguf_builder_reshape(gguf_builder *b, const char *name, uint32_t n_dims, co
 /* Fills an F32 tensor with numbers evenly spread over centre - spread .. centre + spread, the same for the same seed. */
 void gguf_builder_fill(gguf_builder_tensor *t, uint32_t seed, float centre, float spread);
 
+/* Replaces a tensor by one of the same shape in F16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0, with random values. */
+void gguf_builder_quantise(gguf_builder *b, const char *name, quant_type type);
+
 /* The shape of a tiny llama model. */
 typedef struct gguf_builder_llama_shape {
     uint32_t n_layer, d_model, n_head, n_head_kv, d_ff, n_ctx;
@@ -93,6 +96,13 @@ typedef struct gguf_builder_llama_shape {
  * `shape` may be NULL: 2 layers, d_model 64, 4 heads, 2 KV heads, d_ff 128, 256 tokens of context, untied. */
 void gguf_builder_llama(gguf_builder *b, const gguf_builder_llama_shape *shape);
 enum { GGUF_BUILDER_LLAMA_VOCAB = 3 + 256 + 6 };
+
+/* The tokeniser and template of gguf_builder_llama alone. */
+void gguf_builder_tokenizer(gguf_builder *b);
+
+/* Everything a tiny model of another family has, with the same tokeniser; some matrices are quantised. gguf_builder_families.c has
+ * the names; false for any other. */
+bool gguf_builder_family(gguf_builder *b, const char *name);
 
 /* Appends the file to `file`. False when memory ran out anywhere. */
 bool gguf_builder_finish(gguf_builder *b, buf *file);

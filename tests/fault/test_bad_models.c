@@ -22,6 +22,7 @@ typedef struct bad_model {
     int code;
     const char *place;   /* a part of err.place; "" = any */
     const char *message; /* a part of err.message */
+    const char *family;  /* of gguf_builder_family; NULL = llama */
 } bad_model;
 
 /* ---- ways to spoil a model -------------------------------------------------------------------------------------------- */
@@ -89,6 +90,15 @@ static void few_types(gguf_builder *b) {
     gguf_builder_array(b, "tokenizer.ggml.token_type", GGUF_INT32, types, 3, sizeof types[0]);
 }
 
+static void no_latent_rank(gguf_builder *b) { gguf_builder_drop_key(b, "deepseek2.attention.kv_lora_rank"); }
+static void wide_latent(gguf_builder *b) { gguf_builder_u32(b, "deepseek2.attention.kv_lora_rank", 1020); }
+static void all_rotated(gguf_builder *b) { gguf_builder_u32(b, "deepseek2.rope.dimension_count", 40); }
+static void no_latent_values(gguf_builder *b) { gguf_builder_drop_key(b, "deepseek2.attention.value_length_mla"); }
+static void no_key_map(gguf_builder *b) { gguf_builder_drop_tensor(b, "blk.1.attn_k_b.weight"); }
+static void flat_key_map(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.attn_k_b.weight", 2, (const uint64_t[]){32, 64}); }
+static void short_latent_norm(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.attn_kv_a_norm.weight", 1, (const uint64_t[]){16}); }
+static void short_kv_map(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.attn_kv_b.weight", 2, (const uint64_t[]){32, 160}); }
+
 static const bad_model cases[] = {
     {"no architecture", no_architecture, WEIR_E_FORMAT, "general.architecture", "missing"},
     {"architecture is a number", number_architecture, WEIR_E_FORMAT, "general.architecture", ""},
@@ -136,6 +146,14 @@ static const bad_model cases[] = {
     {"BOS out of range", far_bos, WEIR_E_FORMAT, "bos_token_id", ""},
     {"EOS out of range", far_eos, WEIR_E_FORMAT, "eos_token_id", ""},
     {"too few token types", few_types, WEIR_E_FORMAT, "token_type", ""},
+    {"no latent rank", no_latent_rank, WEIR_E_FORMAT, "deepseek2.attention.kv_lora_rank", "missing", "deepseek2"},
+    {"a latent wider than a head can be", wide_latent, WEIR_E_FORMAT, "deepseek2.attention.kv_lora_rank", "1024", "deepseek2"},
+    {"nothing but rotated values", all_rotated, WEIR_E_FORMAT, "deepseek2.attention.key_length_mla", "40", "deepseek2"},
+    {"no value size of heads", no_latent_values, WEIR_E_FORMAT, "deepseek2.attention.value_length_mla", "missing", "deepseek2"},
+    {"no map to keys", no_key_map, WEIR_E_FORMAT, "blk.1.attn_k_b.weight", "missing", "deepseek2"},
+    {"a flat map to keys", flat_key_map, WEIR_E_FORMAT, "blk.0.attn_k_b.weight", "32 x 64", "deepseek2"},
+    {"a short norm of the latent", short_latent_norm, WEIR_E_FORMAT, "blk.0.attn_kv_a_norm.weight", "16", "deepseek2"},
+    {"a short map to keys and values", short_kv_map, WEIR_E_FORMAT, "blk.0.attn_kv_b.weight", "32 x 160", "deepseek2-old"},
 };
 
 static char path[] = "/tmp/weir-test-bad-model-XXXXXX";
@@ -153,10 +171,11 @@ static int remove_path(void **state) {
     return unlink(path);
 }
 
-static void write_model(void (*spoil)(gguf_builder *b)) {
+static void write_model(void (*spoil)(gguf_builder *b), const char *family) {
     gguf_builder b;
     gguf_builder_init(&b);
-    gguf_builder_llama(&b, NULL);
+    if (family) assert_true(gguf_builder_family(&b, family));
+    else gguf_builder_llama(&b, NULL);
     if (spoil) spoil(&b);
     assert_true(gguf_builder_write(&b, path));
     gguf_builder_free(&b);
@@ -166,7 +185,7 @@ static void test_sound(void **state) {
     (void)state;
     weir_model *m = NULL;
     weir_error err = {0};
-    write_model(NULL);
+    write_model(NULL, NULL);
     if (weir_model_open(&m, path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
     assert_int_equal(weir_model_get_info(m)->n_layer, 2);
     weir_model_close(&m);
@@ -179,7 +198,7 @@ static void test_spoilt(void **state) {
         const bad_model *c = &cases[i];
         weir_model *m = NULL;
         weir_error err = {0};
-        write_model(c->spoil);
+        write_model(c->spoil, c->family);
         int rc = weir_model_open(&m, path, NULL, &err);
         if (rc != c->code || strstr(err.place, c->place) == NULL || strstr(err.message, c->message) == NULL || err.message[0] == '\0')
             fail_msg("%s: got %s at '%s': %s", c->name, weir_code_name(rc), err.place, err.message);
@@ -204,7 +223,7 @@ static void test_files(void **state) {
 /* A file without read permission, seen by a process that is not root. */
 static void test_unreadable(void **state) {
     (void)state;
-    write_model(NULL);
+    write_model(NULL, NULL);
     chmod(path, 0);
     pid_t child = fork();
     if (child == 0) {
@@ -231,7 +250,7 @@ static void test_stopped(void **state) {
     weir_model *m = NULL;
     weir_error err = {0};
     const weir_model_options options = {.n_threads = 1, .progress = stop_at_once, .progress_user = &calls};
-    write_model(NULL);
+    write_model(NULL, NULL);
     assert_int_equal(weir_model_open(&m, path, &options, &err), WEIR_E_CANCELLED);
     assert_null(m);
     assert_true(calls >= 1);

@@ -372,7 +372,11 @@ typedef struct attention_case {
     int n_rows, d_head, d_value;
     int32_t key_begin[KERN_ATTENTION_ROWS], key_end[KERN_ATTENTION_ROWS];
     float softcap, alibi, sink;
+    bool f32;
+    int32_t position[KERN_ATTENTION_ROWS]; /* for ALiBi; 0 = key_end - 1 */
 } attention_case;
+
+static int32_t position_of(const attention_case *c, int row) { return c->position[row] ? c->position[row] : c->key_end[row] - 1; }
 
 typedef struct attention_data {
     float q[KERN_ATTENTION_ROWS][MAX_D], k[MAX_KEYS][MAX_D], v[MAX_KEYS][MAX_D];
@@ -381,14 +385,16 @@ typedef struct attention_data {
 } attention_data;
 
 static void fill_pages(attention_data *data, const attention_case *c, const kern_ops *ops, int n_keys) {
-    const size_t k_bytes = (size_t)c->d_head * KERN_PAGE * 2, v_bytes = (size_t)kern_pad16(c->d_value) * KERN_PAGE * 2;
+    const size_t size = c->f32 ? 4 : 2, k_bytes = (size_t)c->d_head * KERN_PAGE * size;
+    const size_t v_bytes = (size_t)kern_pad16(c->d_value) * KERN_PAGE * size;
     data->v_offset = k_bytes;
     for (int i = 0; i < (n_keys + KERN_PAGE - 1) / KERN_PAGE; i++) {
         data->pages[i] = malloc(k_bytes + v_bytes);
         memset(data->pages[i], 0x7E, k_bytes + v_bytes); /* NaN where nothing is stored: it must never count */
     }
     for (int t = 0; t < n_keys; t++)
-        ops->kv_store(data->pages[t / KERN_PAGE], 0, k_bytes, t % KERN_PAGE, data->k[t], c->d_head, data->v[t], c->d_value);
+        ops->kv_store(data->pages[t / KERN_PAGE], 0, k_bytes, t % KERN_PAGE, data->k[t], c->d_head, data->v[t], c->d_value,
+                      c->f32);
 }
 
 static void free_pages(attention_data *data, int n_keys) {
@@ -398,6 +404,7 @@ static void free_pages(attention_data *data, int n_keys) {
 static void run_attention(const kern_ops *ops, attention_data *data, const attention_case *c, int first, int n, float out[][MAX_D]) {
     const float *q[KERN_ATTENTION_ROWS];
     float slopes[KERN_ATTENTION_ROWS];
+    int32_t positions[KERN_ATTENTION_ROWS];
     float total_values[KERN_ATTENTION_ROWS * MAX_D], part_values[KERN_ATTENTION_ROWS * MAX_D];
     kern_softmax total = {.values = total_values}, part = {.values = part_values};
     int32_t last = 0, begin = MAX_KEYS;
@@ -405,12 +412,13 @@ static void run_attention(const kern_ops *ops, attention_data *data, const atten
         q[i] = data->q[first + i];
         total.max[i] = -INFINITY;
         slopes[i] = c->alibi * (float)(first + i + 1);
+        positions[i] = position_of(c, first + i);
         if (c->key_end[first + i] > last) last = c->key_end[first + i];
         if (c->key_begin[first + i] < begin) begin = c->key_begin[first + i];
     }
     kern_attention a = {.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = q, .key_begin = c->key_begin + first,
                         .key_end = c->key_end + first, .pages = data->pages, .k_offset = 0, .v_offset = data->v_offset,
-                        .softcap = c->softcap, .alibi_slope = c->alibi != 0.0f ? slopes : NULL};
+                        .f32 = c->f32, .softcap = c->softcap, .alibi_slope = c->alibi != 0.0f ? slopes : NULL, .position = positions};
     for (int32_t s = begin / KERN_SEGMENT; s * KERN_SEGMENT < last; s++) {
         int32_t end = (s + 1) * KERN_SEGMENT < last ? (s + 1) * KERN_SEGMENT : last;
         ops->attend(&a, s * KERN_SEGMENT, end, &part);
@@ -419,21 +427,24 @@ static void run_attention(const kern_ops *ops, attention_data *data, const atten
     for (int i = 0; i < n; i++) ops->attend_finish(&total, i, c->d_value, c->sink != 0.0f ? &c->sink : NULL, out[first + i]);
 }
 
+/* What a page gives back of a value. */
+static double stored(const attention_case *c, float x) { return c->f32 ? (double)x : (double)quant_f16_to_f32(quant_f32_to_f16(x)); }
+
 static void exact_attention(const attention_data *data, const attention_case *c, int row, double *out) {
     double scores[MAX_KEYS], largest = -1e300, sum = 0;
     for (int t = c->key_begin[row]; t < c->key_end[row]; t++) {
         scores[t] = 0;
         for (int d = 0; d < c->d_head; d++)
-            scores[t] += (double)data->q[row][d] * (double)quant_f16_to_f32(quant_f32_to_f16(data->k[t][d]));
+            scores[t] += (double)data->q[row][d] * stored(c, data->k[t][d]);
         if (c->softcap != 0.0f) scores[t] = (double)c->softcap * tanh(scores[t] / (double)c->softcap);
-        scores[t] -= (double)c->alibi * (row + 1) * (c->key_end[row] - 1 - t);
+        scores[t] -= (double)c->alibi * (row + 1) * abs(position_of(c, row) - t);
         if (scores[t] > largest) largest = scores[t];
     }
     for (int d = 0; d < c->d_value; d++) out[d] = 0;
     for (int t = c->key_begin[row]; t < c->key_end[row]; t++) {
         double p = exp(scores[t] - largest);
         sum += p;
-        for (int d = 0; d < c->d_value; d++) out[d] += p * (double)quant_f16_to_f32(quant_f32_to_f16(data->v[t][d]));
+        for (int d = 0; d < c->d_value; d++) out[d] += p * stored(c, data->v[t][d]);
     }
     if (c->sink != 0.0f) sum += exp((double)c->sink - largest);
     for (int d = 0; d < c->d_value; d++) out[d] /= sum;
@@ -487,6 +498,10 @@ static void test_attention(void **state) {
         {.n_rows = 2, .d_head = 64, .d_value = 64, .key_begin = {0, 0}, .key_end = {700, 90}, .softcap = 2.0f},
         {.n_rows = 2, .d_head = 16, .d_value = 16, .key_begin = {0, 0}, .key_end = {700, 90}, .alibi = 0.25f},
         {.n_rows = 3, .d_head = 16, .d_value = 16, .key_begin = {0, 0, 2}, .key_end = {700, 9, 3}, .sink = 3.0f},
+        {.n_rows = 3, .d_head = 80, .d_value = 72, .key_begin = {0, 0, 2}, .key_end = {700, 33, 40}, .f32 = true},
+        {.n_rows = 8, .d_head = 40, .d_value = 32, .key_begin = {0}, .key_end = {30, 31, 32, 33, 34, 35, 36, 37}, .f32 = true},
+        /* Queries that see what follows them. */
+        {.n_rows = 3, .d_head = 16, .d_value = 16, .key_end = {70, 70, 70}, .position = {1, 40, 69}, .alibi = 0.25f},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) one_attention(&data, &cases[i]);
 }

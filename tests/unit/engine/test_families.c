@@ -1,0 +1,188 @@
+/* The promises of the engine over tiny models of families that are built otherwise than llama: the same request gives the same bits
+ * whatever the threads, the chunking and the company, on every instruction-set level; abandoned steps leave no trace. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+#include "fault/gguf_builder.h"
+#include "kern/kern.h"
+
+enum { N_PROMPTS = 4, MAX_PROMPT = 150, N_GENERATED = 3, N_OTHERS = 5, N_CTX = 256 };
+
+static const char *const levels[] = {"reference", "avx2", "avx512"};
+static const char *const generating[] = {"deepseek2", "deepseek2-old"};
+static const int32_t prompt_lengths[N_PROMPTS] = {1, 2, 33, MAX_PROMPT};
+static char model_path[] = "/tmp/weir-test-families-XXXXXX";
+
+static int make_path(void **state) {
+    (void)state;
+    int fd = mkstemp(model_path);
+    return fd < 0 ? -1 : close(fd);
+}
+
+static int remove_path(void **state) {
+    (void)state;
+    unsetenv("WEIR_CPU_LEVEL");
+    return unlink(model_path);
+}
+
+static void write_family(const char *name) {
+    gguf_builder b;
+    gguf_builder_init(&b);
+    assert_true(gguf_builder_family(&b, name));
+    assert_true(gguf_builder_write(&b, model_path));
+    gguf_builder_free(&b);
+}
+
+static weir_model *open_model(const char *level) {
+    weir_model *m = NULL;
+    weir_error err = {0};
+    setenv("WEIR_CPU_LEVEL", level, 1);
+    if (weir_model_open(&m, model_path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
+    return m;
+}
+
+static engine *open_engine(weir_model *m, int32_t n_threads) {
+    engine *e = NULL;
+    weir_error err = {0};
+    const weir_engine_options options = {
+        .n_threads = n_threads, .n_ctx = N_CTX, .n_parallel = N_OTHERS + 1, .n_batch = MAX_PROMPT + N_OTHERS, .kv_cache_bytes = 64 << 20};
+    if (engine_open(&e, m, &options, &err) != 0) fail_msg("%s: %s", err.place, err.message);
+    return e;
+}
+
+static int32_t token_at(int p, int32_t i) { return (int32_t)(((uint32_t)p * 7919u + (uint32_t)i * 2654435761u) >> 9) % GGUF_BUILDER_LLAMA_VOCAB; }
+
+/* One step of n tokens of seq with one token of each of the others before and after it; the logits of its last token. */
+static const float *step_among(engine *e, engine_seq *seq, const int32_t *tokens, int32_t n, engine_seq *const *others, int n_others,
+                               int32_t round) {
+    engine_item items[N_OTHERS + 1];
+    int32_t next[N_OTHERS];
+    int count = 0, mine = 0;
+    for (int i = 0; i <= n_others; i++) {
+        if (i == n_others / 2) {
+            mine = count;
+            items[count++] = (engine_item){.seq = seq, .tokens = tokens, .n_tok = n, .want_logits = true};
+        }
+        if (i == n_others) break;
+        next[i] = token_at(i + 50, round);
+        items[count++] = (engine_item){.seq = others[i], .tokens = &next[i], .n_tok = 1, .want_logits = i % 2 == 0};
+    }
+    weir_error err = {0};
+    if (engine_step(e, items, count, NULL, NULL, &err) != 0) fail_msg("%s", err.message);
+    return engine_logits(e, mine);
+}
+
+/* Logits after prompt p and after each of the tokens that follow it, [N_GENERATED][n_vocab]. */
+static void generate(engine *e, int p, int32_t chunk, int n_others, int32_t n_vocab, float *out) {
+    int32_t tokens[MAX_PROMPT + N_GENERATED];
+    engine_seq *seq = NULL, *others[N_OTHERS];
+    const int32_t n = prompt_lengths[p];
+    const float *logits = NULL;
+    int32_t round = 0;
+    for (int32_t i = 0; i < n + N_GENERATED; i++) tokens[i] = token_at(p, i);
+    assert_int_equal(engine_seq_open(e, n + N_GENERATED, &seq, NULL), 0);
+    for (int i = 0; i < n_others; i++) assert_int_equal(engine_seq_open(e, N_CTX, &others[i], NULL), 0);
+    for (int32_t at = 0; at < n; at += chunk)
+        logits = step_among(e, seq, tokens + at, n - at < chunk ? n - at : chunk, others, n_others, round++);
+    for (int g = 0; g < N_GENERATED; g++) {
+        memcpy(out + (size_t)g * (size_t)n_vocab, logits, (size_t)n_vocab * sizeof(float));
+        logits = step_among(e, seq, tokens + n + g, 1, others, n_others, round++);
+    }
+    engine_seq_close(e, &seq);
+    for (int i = 0; i < n_others; i++) engine_seq_close(e, &others[i]);
+}
+
+static void check_level(const char *family, const char *level, const float *wanted, float *got) {
+    static const int32_t chunks[] = {1, 7, 64, 512};
+    weir_model *m = open_model(level);
+    const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
+    const size_t size = (size_t)n_vocab * N_GENERATED;
+    for (int32_t n_threads = 1; n_threads <= 3; n_threads++) {
+        if ((strcmp(level, "reference") == 0) != (n_threads == 2)) continue; /* the reference level is slow */
+        engine *e = open_engine(m, n_threads);
+        for (int p = 0; p < N_PROMPTS; p++)
+            for (size_t k = 0; k < sizeof chunks / sizeof chunks[0]; k++)
+                for (int n_others = 0; n_others <= N_OTHERS; n_others += N_OTHERS) {
+                    if (chunks[k] == 512 && n_others && prompt_lengths[p] + n_others > engine_n_batch(e)) continue;
+                    generate(e, p, chunks[k], n_others, n_vocab, got);
+                    if (memcmp(got, wanted + size * (size_t)p, size * sizeof(float)) != 0)
+                        fail_msg("%s, %s: prompt %d differs with %d threads, chunks of %d, %d others", family, level, p, n_threads, chunks[k],
+                                 n_others);
+                }
+        engine_close(&e);
+    }
+    weir_model_close(&m);
+}
+
+static void test_bit_identity(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof generating / sizeof generating[0]; i++) {
+        write_family(generating[i]);
+        weir_model *m = open_model("reference");
+        const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
+        const size_t size = (size_t)n_vocab * N_GENERATED;
+        float *wanted = malloc(size * N_PROMPTS * sizeof(float)), *got = malloc(size * sizeof(float));
+        engine *e = open_engine(m, 1);
+        for (int p = 0; p < N_PROMPTS; p++) generate(e, p, MAX_PROMPT, 0, n_vocab, wanted + size * (size_t)p);
+        engine_close(&e);
+        weir_model_close(&m);
+        for (size_t k = 0; k < size * N_PROMPTS; k++) assert_true(wanted[k] > -1e6f && wanted[k] < 1e6f);
+        for (size_t l = 0; l < sizeof levels / sizeof levels[0]; l++) {
+            if (kern_level(levels[l])) check_level(generating[i], levels[l], wanted, got);
+            else print_message("skipped: this CPU does not have %s\n", levels[l]);
+        }
+        free(wanted);
+        free(got);
+    }
+}
+
+/* Says yes at the n-th question. */
+static bool abort_at(void *user) { return --*(int *)user == 0; }
+
+static void test_abort(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof generating / sizeof generating[0]; i++) {
+        write_family(generating[i]);
+        weir_model *m = open_model("avx512");
+        engine *e = open_engine(m, 2);
+        const size_t n_bytes = (size_t)weir_model_get_info(m)->n_vocab * sizeof(float);
+        const int32_t tokens[] = {3, 4, 5, 6, 7, 8, 9};
+        float *wanted = malloc(n_bytes);
+        engine_seq *whole = NULL, *abandoned = NULL;
+        assert_int_equal(engine_seq_open(e, 16, &whole, NULL), 0);
+        assert_int_equal(engine_seq_open(e, 16, &abandoned, NULL), 0);
+        engine_item item = {.seq = whole, .tokens = tokens, .n_tok = 7, .want_logits = true};
+        assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
+        memcpy(wanted, engine_logits(e, 0), n_bytes);
+        for (int32_t at = 0; at < 7; at += 3) {
+            item = (engine_item){.seq = abandoned, .tokens = tokens + at, .n_tok = at == 6 ? 1 : 3, .want_logits = true};
+            for (int n = 1; n <= 2; n++) {
+                int left = n;
+                assert_int_equal(engine_step(e, &item, 1, abort_at, &left, NULL), WEIR_E_CANCELLED);
+                assert_int_equal(engine_seq_length(abandoned), at);
+            }
+            assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
+        }
+        assert_memory_equal(wanted, engine_logits(e, 0), n_bytes);
+        engine_seq_close(e, &whole);
+        engine_seq_close(e, &abandoned);
+        engine_close(&e);
+        weir_model_close(&m);
+        free(wanted);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bit_identity),
+        cmocka_unit_test(test_abort),
+    };
+    return cmocka_run_group_tests(tests, make_path, remove_path);
+}
