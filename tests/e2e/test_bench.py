@@ -63,3 +63,19 @@ def test_csv_and_text():
     heading, *rows = run(*arguments, "-o", "csv").splitlines()
     assert [len(row.split(",")) for row in rows] == [len(heading.split(","))] * 2
     assert "of limit" in run(*arguments, "--profile")
+
+
+@needs_model
+@pytest.mark.parametrize("ftype", ["q4_0", "q4_k_m", "q8_0", "f16", "bf16"])
+def test_synth(tmp_path, ftype):
+    """A file of random weights is one that weir runs, with finite logits."""
+    pytest.importorskip("gguf", reason="the Python packages numpy and gguf are missing")
+    pytest.importorskip("numpy", reason="the Python packages numpy and gguf are missing")
+    path = run(sys.executable, ROOT / "bench" / "synth", "tiny", ftype, tmp_path / "m.gguf", "--tokenizer", MODEL).strip()
+    description = json.loads(run(BINARY, "inspect", "--json", path))
+    assert description["file_type"].lower() == ftype and "problem" not in description["memory"]
+    assert description["memory"]["matmul_params"] == 2 * (256 * 256 * 2 + 128 * 256 * 2 + 3 * 256 * 512)
+    text = tmp_path / "text"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 80)
+    measured = json.loads(run(BINARY, "perplexity", "-m", path, "-f", text, "-q", "--json"))
+    assert 5 < measured["mean_nll"] < 20, measured  # random, not broken: ln 49152 = 10.8 is what knowing nothing gives
