@@ -39,8 +39,15 @@ typedef struct weir_model weir_model;
  * (weir_model_open then fails with WEIR_E_CANCELLED). */
 typedef bool (*weir_progress_fn)(void *user, uint64_t done, uint64_t total);
 
+/* How packed weights are taken from a sidecar. Mapped, its pages are shared by all processes that serve the model; read into
+ * memory of this process's own they are always in huge pages. */
+typedef enum weir_weights_mode { WEIR_WEIGHTS_AUTO, WEIR_WEIGHTS_MAP, WEIR_WEIGHTS_READ } weir_weights_mode;
+
 typedef struct weir_model_options {
     int32_t n_threads;         /* threads that pack weights; 0 = as many as the cgroup quota and affinity allow */
+    const char *weights_cache; /* folder of the sidecar, a file with the packed weights; "" = the model's, or the user's cache folder
+                                  (XDG_CACHE_HOME/weir or ~/.cache/weir) where that cannot be written; NULL = no sidecar */
+    weir_weights_mode weights_mode; /* AUTO: mapped if the file system has it in huge pages, else read */
     bool vocab_only;           /* tokeniser and metadata only; weir_engine_open then fails with WEIR_E_INVALID */
     weir_progress_fn progress; /* may be NULL */
     void *progress_user;
@@ -57,12 +64,21 @@ typedef struct weir_model_info {
     uint64_t n_params;         /* weights, counted over all tensors */
     uint64_t weight_bytes;     /* bytes of the tensors in the file(s) */
     uint64_t packed_bytes;     /* bytes of memory the packed weights take */
+    bool weights_cached;       /* they came from the sidecar */
+    const char *weights_cache_path; /* of the sidecar, there or to be written; NULL = none */
+    const char *weights_cache_note; /* why a sidecar that is there was not used; NULL = it was used, or none is there */
 } weir_model_info;
 
 /* Opens a GGUF file (or the first part of a split one). `options` may be NULL. On failure *out is NULL. Errors: WEIR_E_IO
  * (cannot be opened or mapped), WEIR_E_FORMAT (malformed), WEIR_E_UNSUPPORTED (architecture, tensor type, tokeniser),
  * WEIR_E_NOMEM, WEIR_E_CANCELLED. Any thread. */
 int weir_model_open(weir_model **out, const char *path, const weir_model_options *options, weir_error *err);
+/* Writes the sidecar, so that the next weir_model_open with the same options needs no packing. 1 = written; 0 = nothing to do: none
+ * wanted, it was loaded, it has been written meanwhile, or another process is writing it. Blocks as long as the disk takes; may run
+ * on any thread while engines use the model, until the model is closed. `progress` (may be NULL) is called on that thread, with
+ * bytes; false from it ends with WEIR_E_CANCELLED. Errors (nothing is left behind, the place is a path): WEIR_E_IO (folder or
+ * disk), WEIR_E_LIMIT (too little space), WEIR_E_NOMEM. */
+int weir_model_save_weights(const weir_model *model, weir_progress_fn progress, void *progress_user, weir_error *err);
 /* The engines and chats made from the model must be closed first. */
 void weir_model_close(weir_model **model);
 /* Valid until the model is closed. */

@@ -166,6 +166,7 @@ int command_bench(const settings *s) {
     const int result = measure_model(&b, lists, &err);
     bench_print_end(&b);
     const int code = result < 0 ? command_failed(&err) : command_write("", 0);
+    if (result >= 0) command_save_weights(s, model, NULL);
     weir_model_close(&model);
     return code;
 }

@@ -105,6 +105,7 @@ int command_perplexity(const settings *s) {
         .n_threads = (int32_t)s->threads, .n_ctx = (int32_t)s->ctx_size, .n_parallel = 1, .n_batch = STEP};
     if (engine_open(&v.e, model, &options, &err) < 0 || evaluate(s, &v, model, tokens, (size_t)n, &err) < 0) goto failed;
     code = print_result(s, &v);
+    command_save_weights(s, model, NULL);
     goto done;
 failed:
     command_failed(&err);

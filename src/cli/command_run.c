@@ -32,6 +32,8 @@ static void catch_interrupts(void) {
     sigaction(SIGTERM, &action, NULL);
 }
 
+static bool was_interrupted(void) { return interrupted; }
+
 static int add_message(conversation *c, const char *role, const char *text, size_t n_bytes, weir_error *err) {
     json_t *message = json_pack("{s:s, s:s%}", "role", role, "content", text, n_bytes);
     FAIL_IF(message == NULL, err, WEIR_E_INVALID, role, "the text is not UTF-8");
@@ -212,6 +214,7 @@ int command_run(const settings *s) {
         }
     }
     if (result < 0) command_failed(&err);
+    else if (!interrupted) command_save_weights(s, c.model, was_interrupted);
 done:
     buf_free(&question);
     json_decref(c.messages);

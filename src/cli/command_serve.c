@@ -2,6 +2,7 @@
  * the model loads on a second thread, while the server already says that it is not ready. SIGINT and SIGTERM end it in order; a
  * second one ends it at once. */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -25,6 +26,7 @@ typedef struct service {
     bool with_chat, visible; /* progress on a terminal */
     int shown;               /* percent */
     int result;              /* of loading; written by the loader until it is joined */
+    atomic_bool ending;      /* the loader, if it still keeps weights, is to stop */
     weir_error err;
 } service;
 
@@ -77,7 +79,9 @@ static int open_chat(service *v, weir_error *err) {
 }
 
 static int load(service *v) {
-    weir_model_options options = {.n_threads = (int32_t)v->s->threads, .progress = on_progress, .progress_user = v};
+    weir_model_options options = command_model_options(v->s);
+    options.progress = on_progress;
+    options.progress_user = v;
     int64_t begin_us = clock_now_us();
     int result = weir_model_open(&v->model, v->s->model, &options, &v->err);
     if (v->visible && v->shown >= 0) fputs("\r\033[K", stderr);
@@ -86,10 +90,12 @@ static int load(service *v) {
     TRY(weir_engine_open(&v->engine, v->model, &engine_options, &v->err));
     TRY(open_chat(v, &v->err));
     const weir_model_info *info = weir_model_get_info(v->model);
+    if (info->weights_cache_note) log_write(LOG_WARN, "packed weights are made anew: %s", info->weights_cache_note);
     log_field fields[] = {LOG_TEXT("model", info->name),
                           LOG_TEXT("architecture", info->architecture),
                           LOG_TEXT("type", info->file_type),
                           LOG_TEXT("cpu", info->cpu_level),
+                          LOG_TEXT("weights", info->weights_cached ? info->weights_cache_path : "packed"),
                           LOG_NUMBER("n_ctx", weir_engine_n_ctx(v->engine)),
                           LOG_NUMBER("load_ms", (clock_now_us() - begin_us) / 1000)};
     log_event(LOG_INFO, "model loaded", fields, sizeof fields / sizeof fields[0]);
@@ -97,10 +103,35 @@ static int load(service *v) {
     return api_server_set_ready(v->server, v->model, v->chat, v->engine, n_parallel, &v->err);
 }
 
+static bool goes_on(void *user, uint64_t done, uint64_t total) {
+    service *v = user;
+    (void)done;
+    (void)total;
+    return !atomic_load(&v->ending);
+}
+
+/* The model serves already; this thread takes what time the others leave. */
+static void save_weights(service *v) {
+    const struct sched_param none = {0};
+    weir_error err = {0};
+    int64_t begin_us = clock_now_us();
+    (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
+    int result = weir_model_save_weights(v->model, goes_on, v, &err);
+    if (result > 0) {
+        const weir_model_info *info = weir_model_get_info(v->model);
+        log_field fields[] = {LOG_TEXT("file", info->weights_cache_path), LOG_NUMBER("bytes", info->packed_bytes),
+                              LOG_NUMBER("ms", (clock_now_us() - begin_us) / 1000)};
+        log_event(LOG_INFO, "packed weights kept for the next start", fields, sizeof fields / sizeof fields[0]);
+    } else if (result < 0 && result != WEIR_E_CANCELLED) {
+        log_write(LOG_WARN, "the packed weights are not kept for the next start: %s: %s", err.place, err.message);
+    }
+}
+
 static void *run_loader(void *arg) {
     service *v = arg;
     v->result = load(v);
     if (v->result < 0) api_server_stop(v->server);
+    else save_weights(v);
     return NULL;
 }
 
@@ -120,6 +151,7 @@ static int serve(const settings *s, const api_server_options *options) {
         pthread_create(&loader, NULL, run_loader, &v) == 0 ? 0 : error_set(&err, WEIR_E_INTERNAL, "", "no thread for loading");
     if (result >= 0) {
         result = api_server_run(v.server, &err);
+        atomic_store(&v.ending, true);
         pthread_join(loader, NULL);
     }
     if (result >= 0 && v.result < 0 && !(v.result == WEIR_E_CANCELLED && atomic_load(&n_signals))) {

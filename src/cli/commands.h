@@ -27,6 +27,11 @@ int command_misused(const char *format, ...) __attribute__((format(printf, 1, 2)
 /* Opens the model at `path`; progress on stderr if that is a terminal and
  * not s->quiet. Reports its own failure; NULL then. The caller closes it. */
 weir_model *command_open_model(const settings *s, const char *path, bool vocab_only);
+/* Options for opening the model, without progress. */
+weir_model_options command_model_options(const settings *s);
+/* Keeps the packed weights for the next start if --weights-cache asks for it, with progress as above; a warning on stderr says why
+ * they could not be kept. `stop` (may be NULL) is asked while they are written. */
+void command_save_weights(const settings *s, const weir_model *model, bool (*stop)(void));
 /* Engine options from the settings. */
 weir_engine_options command_engine_options(const settings *s);
 /* Sampling from the settings; a negative --seed takes one from the clock. */

@@ -28,29 +28,64 @@ int command_misused(const char *format, ...) {
 
 /* ---- model ------------------------------------------------------------------------------------------------------------ */
 
+typedef struct progress {
+    const char *what;
+    int shown; /* percent */
+    bool (*stop)(void);
+} progress;
+
 static bool show_progress(void *user, uint64_t done, uint64_t total) {
-    int *shown = user, percent = total ? (int)(100.0 * (double)done / (double)total) : 100;
-    if (percent != *shown) fprintf(stderr, "\rLoading the model: %3d %%", percent);
-    *shown = percent;
-    return true;
+    progress *p = user;
+    int percent = total ? (int)(100.0 * (double)done / (double)total) : 100;
+    if (p->what && percent != p->shown) fprintf(stderr, "\r%s: %3d %%", p->what, percent);
+    p->shown = percent;
+    return !(p->stop && p->stop());
+}
+
+static void end_progress(const progress *p) {
+    if (p->what && p->shown >= 0) fputs("\r\033[K", stderr);
+}
+
+weir_model_options command_model_options(const settings *s) {
+    const char *cache = s->weights_cache, *mode = s->weights_mode;
+    return (weir_model_options){
+        .n_threads = (int32_t)s->threads,
+        .weights_cache = cache == NULL || strcmp(cache, "off") == 0 ? NULL : strcmp(cache, "auto") == 0 ? "" : cache,
+        .weights_mode = mode == NULL || strcmp(mode, "auto") == 0 ? WEIR_WEIGHTS_AUTO
+                        : strcmp(mode, "map") == 0                ? WEIR_WEIGHTS_MAP
+                                                                  : WEIR_WEIGHTS_READ,
+    };
 }
 
 weir_model *command_open_model(const settings *s, const char *path, bool vocab_only) {
     weir_model *model = NULL;
     weir_error err = {0};
-    int shown = -1;
-    bool visible = !s->quiet && !vocab_only && isatty(STDERR_FILENO);
-    weir_model_options options = {.n_threads = (int32_t)s->threads,
-                                  .vocab_only = vocab_only,
-                                  .progress = visible ? show_progress : NULL,
-                                  .progress_user = &shown};
+    const bool visible = !s->quiet && !vocab_only && isatty(STDERR_FILENO);
+    progress p = {.what = visible ? "Loading the model" : NULL, .shown = -1};
+    weir_model_options options = command_model_options(s);
+    options.vocab_only = vocab_only;
+    options.progress = visible ? show_progress : NULL;
+    options.progress_user = &p;
     int result = weir_model_open(&model, path, &options, &err);
-    if (visible && shown >= 0) fputs("\r\033[K", stderr);
+    end_progress(&p);
     if (result < 0) {
         command_failed(&err);
         return NULL;
     }
+    const char *note = weir_model_get_info(model)->weights_cache_note;
+    if (note) fprintf(stderr, "Warning: packed weights are made anew: %s\n", note);
     return model;
+}
+
+void command_save_weights(const settings *s, const weir_model *model, bool (*stop)(void)) {
+    weir_error err = {0};
+    progress p = {.what = !s->quiet && isatty(STDERR_FILENO) ? "Keeping the packed weights for the next start" : NULL,
+                  .shown = -1,
+                  .stop = stop};
+    int result = weir_model_save_weights(model, show_progress, &p, &err);
+    end_progress(&p);
+    if (result < 0 && result != WEIR_E_CANCELLED)
+        fprintf(stderr, "Warning: the packed weights are not kept for the next start: %s: %s\n", err.place, err.message);
 }
 
 weir_engine_options command_engine_options(const settings *s) {

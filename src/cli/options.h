@@ -17,7 +17,7 @@ enum { OPTIONS_MAX_ARGUMENTS = 4096 };
  * or static storage. */
 typedef struct settings {
     /* model and engine */
-    const char *model, *chat_template, *chat_template_file;
+    const char *model, *chat_template, *chat_template_file, *weights_cache, *weights_mode;
     int64_t threads, ctx_size, parallel, batch_size, max_queue, kv_cache_mib;
     /* sampling */
     int64_t predict, top_k, seed, repeat_last_n;

@@ -6,11 +6,19 @@
 #define MEMBER(m) offsetof(settings, m)
 #define GROUP(heading, table) ((option_group){.title = (heading), .rows = (table), .n_rows = sizeof(table) / sizeof(table)[0]})
 #define LIMIT 2147483647
+/* `fallback` is what the command does when nothing is said. */
+#define WEIGHTS_ROWS(fallback)                                                                                                   \
+    {"weights-cache", NULL, NULL, OPTION_TEXT, MEMBER(weights_cache), "DIR|auto|off", fallback,                                  \
+     "where packed weights are kept for the next start, in a file that may be deleted; auto = beside the model, or in the user's " \
+     "cache folder"},                                                                                                            \
+    {"weights-mode", NULL, NULL, OPTION_TEXT, MEMBER(weights_mode), "MODE", "auto",                                              \
+     "how they are taken from there; auto = mapped if that gives huge pages, else read", 0, 0, "auto|map|read"}
 
 static const option model_rows[] = {
     {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file, or the first part of a split one"},
     {"threads", NULL, "t", OPTION_INTEGER, MEMBER(threads), "N", "0",
      "compute threads; 0 = as many as the cgroup quota and the affinity mask allow", 0, 1024},
+    WEIGHTS_ROWS("auto"),
     {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress while the model loads"},
 };
 static const option_group model_group = GROUP("Model", model_rows);
@@ -127,6 +135,7 @@ static const option bench_rows[] = {
     {"limits", NULL, NULL, OPTION_SWITCH, MEMBER(limits), NULL, NULL,
      "instead of a model, measure the machine: multiply-accumulates and memory bandwidth"},
     {"no-warmup", NULL, NULL, OPTION_SWITCH, MEMBER(no_warmup), NULL, NULL, "measure at once, without a run before"},
+    WEIGHTS_ROWS("off"),
     {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress while the model loads"},
 };
 static const option_group bench_group = GROUP("Options", bench_rows);
@@ -158,6 +167,7 @@ static const option worker_rows[] = {
     {"queen-url", NULL, NULL, OPTION_TEXT, MEMBER(queen_url), "URL", NULL, "the same, in the queen's form"},
     {"callback-url", NULL, NULL, OPTION_TEXT, MEMBER(callback_url), "URL", NULL, "told once, when the worker is ready"},
     {"backend", NULL, NULL, OPTION_TEXT, MEMBER(backend), "NAME", "cpu", "named in heartbeats"},
+    WEIGHTS_ROWS("auto"),
 };
 static const option_group worker_group = GROUP("Options", worker_rows);
 

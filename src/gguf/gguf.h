@@ -106,8 +106,20 @@ const char *gguf_file_type_named(uint32_t number);
  * before the NUL. */
 size_t gguf_printable(gguf_string s, char *out, size_t capacity);
 
-/* Tells the kernel what comes: the whole file will be read soon / is no longer needed in the page cache mapping. */
-void gguf_will_need(const gguf *g);
-void gguf_dont_need(const gguf *g);
+/* One file of a model (split ones have several), as what tells it from another file needs it. */
+typedef struct gguf_part {
+    const char *path;
+    const unsigned char *head; /* [head_bytes]: everything before the tensors' data */
+    size_t head_bytes;
+    uint64_t file_bytes;
+    int64_t modified_ns; /* time of the last modification when it was opened; 0 if it was not a file */
+} gguf_part;
+/* Part i < gguf_n_parts. */
+gguf_part gguf_part_at(const gguf *g, uint32_t i);
+
+/* Tells the kernel what comes: bytes[n_bytes] inside a mapped file (bytes NULL: all of it) will be read soon, or will not for
+ * long: its pages then leave this process, and stay readable. Advice only; does nothing for a range that gguf_parse was given. */
+void gguf_will_need(const gguf *g, const void *bytes, size_t n_bytes);
+void gguf_dont_need(const gguf *g, const void *bytes, size_t n_bytes);
 
 #endif

@@ -12,7 +12,7 @@
 #include "gguf/gguf_internal.h"
 
 /* Maps a whole regular file for reading. *mapping is NULL when the file is empty. */
-static int map_file(const char *path, void **mapping, size_t *n_bytes, weir_error *err) {
+static int map_file(const char *path, void **mapping, size_t *n_bytes, int64_t *modified_ns, weir_error *err) {
     *mapping = NULL;
     *n_bytes = 0;
     char place[GGUF_PLACE_BYTES];
@@ -35,6 +35,7 @@ static int map_file(const char *path, void **mapping, size_t *n_bytes, weir_erro
         } else {
             *mapping = bytes;
             *n_bytes = (size_t)st.st_size;
+            *modified_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
         }
     }
     close(fd);
@@ -46,13 +47,15 @@ static int open_one(gguf **out, const char *path, weir_error *err) {
     *out = NULL;
     void *mapping;
     size_t n_bytes;
-    TRY(map_file(path, &mapping, &n_bytes, err));
+    int64_t modified_ns = 0;
+    TRY(map_file(path, &mapping, &n_bytes, &modified_ns, err));
     int rc = gguf_parse(out, mapping, n_bytes, path, err);
     if (rc < 0) {
         if (mapping) munmap(mapping, n_bytes);
         return rc;
     }
     (*out)->mapping = mapping;
+    (*out)->modified_ns = modified_ns;
     return 0;
 }
 
@@ -177,20 +180,33 @@ void gguf_close(gguf **g) {
     *g = NULL;
 }
 
-/* Advice only: a kernel that cannot take it changes nothing for us. */
-static void advise(const gguf *g, int advice) {
+static const gguf *part_of(const gguf *g, uint32_t i) { return i == 0 ? g : g->parts[i]; }
+
+gguf_part gguf_part_at(const gguf *g, uint32_t i) {
+    const gguf *part = part_of(g, i);
+    return (gguf_part){part->path, part->bytes, part->head_bytes, part->n_bytes, part->modified_ns};
+}
+
+/* Whole pages from the one that `bytes` is in. The page that the range ends in belongs to what follows. A kernel that cannot take
+ * the advice changes nothing for us. */
+static void advise(const gguf *g, const void *bytes, size_t n_bytes, int advice) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)bytes;
     for (uint32_t i = 0; i < g->n_parts; i++) {
-        const gguf *part = i == 0 ? g : g->parts[i];
-        if (part->mapping) (void)madvise(part->mapping, part->n_bytes, advice);
+        const gguf *part = part_of(g, i);
+        const uintptr_t first = (uintptr_t)part->mapping;
+        if (part->mapping == NULL) continue;
+        if (bytes == NULL) {
+            (void)madvise(part->mapping, part->n_bytes, advice);
+        } else if (from >= first && from - first < part->n_bytes && n_bytes <= part->n_bytes - (from - first)) {
+            const uintptr_t begin = from / page * page, end = (from + n_bytes) / page * page;
+            if (end > begin) (void)madvise((void *)begin, end - begin, advice);
+            return;
+        }
     }
 }
 
-void gguf_will_need(const gguf *g) {
-    advise(g, MADV_WILLNEED);
-}
-void gguf_dont_need(const gguf *g) {
-    advise(g, MADV_DONTNEED);
-}
+void gguf_will_need(const gguf *g, const void *bytes, size_t n_bytes) { advise(g, bytes, n_bytes, MADV_WILLNEED); }
+void gguf_dont_need(const gguf *g, const void *bytes, size_t n_bytes) { advise(g, bytes, n_bytes, MADV_DONTNEED); }
 
 uint64_t gguf_file_bytes(const gguf *g) {
     uint64_t total = g->n_bytes;

@@ -18,6 +18,8 @@ struct gguf {
     const char *path;
     const unsigned char *bytes;
     size_t n_bytes;
+    size_t head_bytes;   /* before the tensors' data */
+    int64_t modified_ns; /* of a file */
     void *mapping; /* = bytes when this object mapped the file and has to unmap it; else NULL */
     uint32_t version;
     gguf_key_value *key_values;

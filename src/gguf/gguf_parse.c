@@ -414,6 +414,7 @@ static int parse_tensors(parser *p, uint64_t count, size_t count_at, size_t alig
         g->n_tensors++;
     }
     p->subject = NULL;
+    g->head_bytes = p->in.at;
     if (count == 0) return 0;
     TRY(index_names(p, &g->names, g->tensors, g->n_tensors, sizeof *g->tensors, "tensor"));
     size_t data_at;

@@ -32,6 +32,7 @@ enum {
     KERN_SEGMENT = 512,    /* keys reduced before a merge: attention's fixed chunk */
     KERN_ATTENTION_ROWS = 8, /* most query rows in one attention call */
     KERN_ALIGN = 64,
+    KERN_LAYOUT_VERSION = 1, /* of the bytes that kern_pack writes; a change of any layout raises it: packed weights are kept in files */
 };
 
 /* ---- packed weights --------------------------------------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 /* What the files that load weights share: the list of bindings from tensors to the slots of a model.
  *
- * Included by weights.c and bind.c only. */
+ * Included by weights.c, bind.c, packing.c and the files of the sidecar only. */
 #ifndef WEIR_MODEL_LOADER_H
 #define WEIR_MODEL_LOADER_H
 
@@ -56,5 +56,21 @@ int loader_bind_stack_transposed(loader *l, kern_matrix **matrices, int64_t n, i
 int model_bind(loader *l);
 /* What can be checked or made once the vectors are there. */
 int model_bind_finish(loader *l);
+
+/* ---- packing ---------------------------------------------------------------------------------------------------------- */
+
+/* Packs all bindings into memory of their own, m->weights, with all threads; source pages leave the process as they are done
+ * with, so that it never holds both. WEIR_E_NOMEM, WEIR_E_CANCELLED, WEIR_E_INTERNAL (threads). */
+int packing_run(loader *l, const weir_model_options *options);
+/* Writes the values of a vector to `memory` [n_bytes]. */
+void packing_vector(const binding *b, void *memory);
+/* Packs a transposed matrix into `memory`. `scratch` as for kern_pack. False without memory. */
+bool packing_transposed(const binding *b, unsigned char *memory, float *scratch);
+/* The first source row of a matrix. */
+const unsigned char *packing_rows(const binding *b);
+/* WEIR_E_NOMEM when m->weights would not fit. */
+int packing_check_memory(loader *l);
+/* Points matrices and vectors into m->weights. */
+void packing_bind(loader *l);
 
 #endif

@@ -1,10 +1,11 @@
 /* Opening a model, and the model part of the public library. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "base/error.h"
-#include "model/model.h"
+#include "model/sidecar.h"
 #include "model/vocab.h"
 
 static char *copy_string(weir_model *m, gguf_string s) { return arena_strndup(&m->strings, s.text, s.n_bytes); }
@@ -43,6 +44,15 @@ static int fill_info(weir_model *m, const char *path, weir_error *err) {
         info->weight_bytes += gguf_tensor_at(m->file, i)->n_bytes;
     }
     info->packed_bytes = m->weights_bytes;
+    if (m->sidecar == NULL) return 0;
+    info->weights_cached = m->sidecar->loaded;
+    info->weights_cache_path = m->sidecar->path;
+    if (m->sidecar->rejected.code) {
+        char note[sizeof m->sidecar->rejected + 2];
+        int n = snprintf(note, sizeof note, "%s: %s", m->sidecar->rejected.place, m->sidecar->rejected.message);
+        info->weights_cache_note = arena_strndup(&m->strings, note, (size_t)n);
+        FAIL_IF(info->weights_cache_note == NULL, err, WEIR_E_NOMEM, path, "no memory for the model's names");
+    }
     return 0;
 }
 
@@ -104,6 +114,7 @@ void weir_model_close(weir_model **mm) {
     weir_model *m = *mm;
     if (m == NULL) return;
     if (m->weights) munmap(m->weights, m->weights_bytes);
+    sidecar_free(&m->sidecar);
     free(m->layers);
     tok_close(&m->tokenizer);
     gguf_close(&m->file);

@@ -171,8 +171,9 @@ struct weir_model {
     const float *alibi;           /* [n_head] slopes or NULL */
     kern_matrix output;           /* [n_vocab][d_model] */
     model_layer *layers;          /* [n_layer] */
-    unsigned char *weights;       /* one mapping with all packed matrices and vectors */
+    unsigned char *weights;       /* one mapping with all packed matrices and vectors, read-only when it is the sidecar's */
     size_t weights_bytes;
+    struct sidecar *sidecar;      /* the file that keeps them between starts; NULL = none */
 };
 
 /* Binds and packs all weights of m, whose file, tokeniser and configuration are set. Errors as weir_model_open. */

@@ -1,16 +1,11 @@
-/* Loading weights: bindings from tensors with strict shapes, their memory, and packing with all threads. */
-#include <errno.h>
-#include <stdatomic.h>
+/* Loading weights: bindings from tensors with strict shapes, and their packed form, from the sidecar or by packing. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 
 #include "base/checked.h"
-#include "base/cpu.h"
 #include "base/error.h"
-#include "base/memory.h"
 #include "model/loader.h"
+#include "model/sidecar.h"
 
 int loader_add(loader *l, binding b) {
     if (l->n_bindings == l->capacity) {
@@ -125,111 +120,7 @@ int loader_bind_stack_transposed(loader *l, kern_matrix **matrices, int64_t n, i
     return bind_stack(l, matrices, n, first, n_rows, n_rows_whole, n_cols, true, name);
 }
 
-/* ---- packing ---------------------------------------------------------------------------------------------------------- */
-
-enum { PACK_CHUNK = 8 }; /* panels a thread takes at once */
-
-typedef struct packing {
-    loader *l;
-    const weir_model_options *options;
-    atomic_int_fast64_t next, values_done;
-    int64_t *first_chunk; /* [n_bindings + 1] prefix sums of chunks */
-    atomic_bool stop, failed;
-} packing;
-
-static void make_vector(const binding *b, unsigned char *memory) {
-    const quant_format *format = b->tensor->format;
-    float *v = (float *)memory;
-    format->dequantise(b->tensor->data + (size_t)b->first * (size_t)format->block_bytes, v, (size_t)(b->n_values / format->block_size));
-    *b->vector = v;
-}
-
-/* Packs the transpose of rows of a tensor. False without memory. */
-static bool pack_transposed(const binding *b, float *scratch) {
-    const kern_matrix *w = b->matrix;
-    const quant_format *format = b->tensor->format;
-    const size_t n_rows = (size_t)w->n_cols, n_cols = (size_t)w->n_rows, row_bytes = quant_row_bytes(format, n_cols);
-    float *turned = malloc((n_rows + 1) * n_cols * sizeof(float));
-    if (turned == NULL) return false;
-    float *row = turned + n_rows * n_cols;
-    for (size_t r = 0; r < n_rows; r++) {
-        format->dequantise(b->tensor->data + ((size_t)b->first + r) * row_bytes, row, n_cols / (size_t)format->block_size);
-        for (size_t c = 0; c < n_cols; c++) turned[c * n_rows + r] = row[c];
-    }
-    kern_pack(w, QUANT_F32, (const unsigned char *)turned, 0, w->n_panels, scratch);
-    free(turned);
-    return true;
-}
-
-static void pack_thread(void *arg, int thread) {
-    packing *p = arg;
-    loader *l = p->l;
-    const int64_t n_chunks = p->first_chunk[l->n_bindings];
-    float *scratch = malloc(l->largest_row * KERN_PANEL * sizeof(float));
-    if (scratch == NULL) {
-        atomic_store(&p->failed, true);
-        return;
-    }
-    size_t i = 0;
-    for (int64_t chunk; (chunk = pool_take(&p->next, 1, n_chunks)) < n_chunks && !atomic_load(&p->stop);) {
-        while (chunk >= p->first_chunk[i + 1]) i++;
-        const binding *b = &l->bindings[i];
-        if (b->vector) {
-            make_vector(b, l->m->weights + b->offset);
-            continue;
-        }
-        if (b->transposed) {
-            if (!pack_transposed(b, scratch)) atomic_store(&p->failed, true);
-            atomic_fetch_add(&p->values_done, (int64_t)b->matrix->n_rows * b->matrix->n_cols);
-            continue;
-        }
-        int begin = (int)(chunk - p->first_chunk[i]) * PACK_CHUNK, end = begin + PACK_CHUNK;
-        if (end > b->matrix->n_panels) end = b->matrix->n_panels;
-        const unsigned char *rows = b->tensor->data + (size_t)b->first * quant_row_bytes(b->tensor->format, (size_t)b->matrix->n_cols);
-        kern_pack(b->matrix, b->tensor->format->type, rows, begin, end, scratch);
-        int64_t done = atomic_fetch_add(&p->values_done, (int64_t)(end - begin) * KERN_PANEL * b->matrix->n_cols);
-        if (thread == 0 && p->options && p->options->progress &&
-            !p->options->progress(p->options->progress_user, (uint64_t)done, (uint64_t)l->total_values))
-            atomic_store(&p->stop, true);
-    }
-    free(scratch);
-}
-
-static int pack_all(loader *l, const weir_model_options *options) {
-    packing p = {.l = l, .options = options};
-    p.first_chunk = malloc((l->n_bindings + 1) * sizeof *p.first_chunk);
-    FAIL_IF(p.first_chunk == NULL, l->err, WEIR_E_NOMEM, NULL, "no memory for the packing plan");
-    p.first_chunk[0] = 0;
-    for (size_t i = 0; i < l->n_bindings; i++) {
-        binding *b = &l->bindings[i];
-        if (b->matrix) b->matrix->data = l->m->weights + b->offset;
-        p.first_chunk[i + 1] = p.first_chunk[i] + (b->matrix && !b->transposed ? (b->matrix->n_panels + PACK_CHUNK - 1) / PACK_CHUNK : 1);
-    }
-    pool *threads = NULL;
-    int rc = pool_open(&threads, options && options->n_threads > 0 ? options->n_threads : cpu_count_available(), l->err);
-    if (rc == 0) pool_run(threads, pack_thread, &p);
-    pool_close(&threads);
-    free(p.first_chunk);
-    TRY(rc);
-    FAIL_IF(atomic_load(&p.failed), l->err, WEIR_E_NOMEM, NULL, "no memory to pack weights");
-    FAIL_IF(atomic_load(&p.stop), l->err, WEIR_E_CANCELLED, NULL, "loading was stopped");
-    if (options && options->progress) options->progress(options->progress_user, l->total_values, l->total_values);
-    return 0;
-}
-
-static int reserve_memory(loader *l) {
-    weir_model *m = l->m;
-    uint64_t available = memory_available();
-    FAIL_IF(l->total_bytes > available, l->err, WEIR_E_NOMEM, gguf_path(m->file),
-            "the weights need %.1f MB of memory, %.1f MB are available", (double)l->total_bytes / 1e6, (double)available / 1e6);
-    void *memory = mmap(NULL, l->total_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    FAIL_IF(memory == MAP_FAILED, l->err, WEIR_E_NOMEM, gguf_path(m->file), "the weights need %.1f MB of memory: %s",
-            (double)l->total_bytes / 1e6, strerror(errno));
-    madvise(memory, l->total_bytes, MADV_HUGEPAGE);
-    m->weights = memory;
-    m->weights_bytes = l->total_bytes;
-    return 0;
-}
+/* ---- loading ----------------------------------------------------------------------------------------------------------- */
 
 int model_weights_needed(weir_model *m, model_memory *out, weir_error *err) {
     loader l = {.m = m, .err = err};
@@ -252,11 +143,12 @@ int model_weights_needed(weir_model *m, model_memory *out, weir_error *err) {
 int model_load_weights(weir_model *m, const weir_model_options *options, weir_error *err) {
     loader l = {.m = m, .err = err};
     int rc = model_bind(&l);
-    if (rc >= 0) rc = reserve_memory(&l);
-    if (rc >= 0) gguf_will_need(m->file);
-    if (rc >= 0) rc = pack_all(&l, options);
+    if (rc >= 0) rc = packing_check_memory(&l);
+    if (rc >= 0) rc = sidecar_plan(&l, options);
+    if (rc >= 0) rc = sidecar_load(&l, options);
+    if (rc == 0) rc = packing_run(&l, options);
     if (rc >= 0) rc = model_bind_finish(&l);
-    if (rc >= 0) gguf_dont_need(m->file);
+    if (rc >= 0) gguf_dont_need(m->file, NULL, 0);
     free(l.bindings);
     return rc < 0 ? rc : 0;
 }

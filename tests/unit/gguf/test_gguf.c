@@ -371,7 +371,7 @@ static void test_split(void **state) {
         const char *name;
         uint16_t part;
     } rows[] = {{"a", 1}, {"b", 1}, {"c", 2}};
-    gguf_will_need(g);
+    gguf_will_need(g, NULL, 0);
     for (size_t i = 0; i < 3; i++) {
         const gguf_tensor *t = gguf_find_tensor(g, rows[i].name);
         assert_non_null(t);
@@ -380,7 +380,7 @@ static void test_split(void **state) {
         memcpy(&value, t->data, sizeof value);
         assert_true(value == (float)rows[i].part);
     }
-    gguf_dont_need(g);
+    gguf_dont_need(g, NULL, 0);
     float again; /* what was given back is read from the file again */
     memcpy(&again, gguf_find_tensor(g, "c")->data, sizeof again);
     assert_true(again == 2);
