@@ -3,7 +3,6 @@ measured; nothing is run here.
 
 samples: {program: {setting: {label: [tokens per second of each round]}}}, where weir's only setting is "".
 """
-import re
 import statistics
 
 
@@ -12,13 +11,6 @@ def limit_of(work, limits):
     second. Attention's own multiply-accumulates are left out."""
     computing = work["int8_macs"] / limits["int8_macs_per_s"] + work["f32_macs"] / limits["f32_macs_per_s"]
     return 1 / max(computing, work["bytes"] / limits["read_bytes_per_s"])
-
-
-def batched_work(memory, n_seqs, mean_context):
-    """Work per token of a decode step of n_seqs sequences that hold mean_context tokens each: the weights are read once for all.
-    memory: of weir inspect."""
-    return {"int8_macs": memory["matmul_params"] + memory["head_params"], "f32_macs": 0,
-            "bytes": memory["decode_bytes"] / n_seqs + mean_context * memory["kv_token_bytes"]}
 
 
 def labels_of(samples):
@@ -80,19 +72,10 @@ def detail_table(samples):
     return "\n".join(lines)
 
 
-def limits_by_label(work, memory, limits, batched_context):
-    """{label: tokens per second}: singles from weir bench's own "work", batched tests from what weir inspect says."""
-    result = {label: limit_of(w, limits) for label, w in work.items()}
-    for label, context in batched_context.items():
-        n_seqs = int(re.match(r"(\d+) x ", label).group(1))
-        result[label] = limit_of(batched_work(memory, n_seqs, context), limits)
-    return result
-
-
 def markdown(report):
     """The whole result as a page."""
     limits, machine = report["limits"], report["machine"]
-    by_label = limits_by_label(report["work"], report["memory"], limits, report["batched_context"])
+    by_label = {label: limit_of(work, limits) for label, work in report["work"].items()}
     loads = "; ".join(f"{part}: {before:.2f}, {after:.2f}" for part, before, after in report["loads"])
     text = [f"# weir and others, {report['model']}", "",
             f"{report['date']}; {machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB, Linux {machine['kernel']}; {report['threads']} threads; "

@@ -53,8 +53,12 @@ class Rival:
     environment: Callable = lambda task: {}
 
 
-def llama_label(row):
-    """The label of a row of llama-bench's JSON, in this project's form."""
+def label_of(row):
+    """The label of a row of the JSON of llama-bench, llama-batched-bench or weir bench."""
+    if "speed_tg" in row:
+        return f"{row['pl']} x tg{row['tg']}"
+    if "n_parallel" in row:  # weir bench -npl
+        return f"{row['n_parallel']} x tg{row['n_gen']}"
     if row["n_prompt"] and row["n_gen"]:  # ik_llama.cpp's answers after a depth
         return f"tg{row['n_gen']} @ d{row['n_prompt']}"
     label = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
@@ -76,12 +80,8 @@ def parse(text):
     rows = [json.loads(line) for line in lines] if text[start] == "{" else json.JSONDecoder().raw_decode(text[start:])[0]
     speeds = {}
     for row in rows:
-        if "speed_tg" in row:      # llama-batched-bench
-            speeds[f"{row['pl']} x tg{row['tg']}"] = row["speed_tg"]
-        elif "n_parallel" in row:  # weir bench -npl
-            speeds[f"{row['n_parallel']} x tg{row['n_gen']}"] = statistics.median(row["samples_ts_tg"])
-        else:
-            speeds[llama_label(row)] = statistics.median(row["samples_ts"])
+        samples = row["samples_ts_tg"] if "n_parallel" in row else [row["speed_tg"]] if "speed_tg" in row else row["samples_ts"]
+        speeds[label_of(row)] = statistics.median(samples)
     return speeds
 
 

@@ -19,7 +19,7 @@ typedef struct bench_outcome {
     char label[48], time[48];
     size_t n;
     const double *prompt_us, *gen_us; /* [n] */
-    model_work work[MODEL_N_OPS];     /* of one run; not for batched tests */
+    model_work work[MODEL_N_OPS];     /* of one run; batched: of its answers, as n_steps and op_ns */
     int32_t n_steps;                  /* of one run */
     const limits *limits;             /* with --profile, else NULL */
     double op_ns[MODEL_N_OPS];        /* with --profile: of one run, on the average */

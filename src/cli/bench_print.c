@@ -92,11 +92,12 @@ static void print_markdown(const bench *b, const bench_outcome *o) {
     if (t->n_parallel) {
         const summary pp = o->prompt_us ? summarise(o->prompt_us, o->n, (double)t->n_prompt * t->n_parallel) : (summary){0};
         const summary tg = o->gen_us ? summarise(o->gen_us, o->n, (double)t->n_gen * t->n_parallel) : (summary){0};
-        if (b->n_rows == 0)
+        if (b->n_rows == 0 || o->limits)
             print_heading("     pp |     tg |   pl |    pp t/s |    tg t/s |",
-                          "------: | -----: | ---: | --------: | --------: |");
+                          " -----: | -----: | ---: | --------: | --------: |");
         print_model(b, t);
         printf(" %6d | %6d | %4d | %9.2f | %9.2f |\n", t->n_prompt, t->n_gen, t->n_parallel, pp.speed, tg.speed);
+        if (o->limits) print_profile(o);
         return;
     }
     if (b->n_rows == 0 || o->limits)
@@ -188,16 +189,15 @@ static json_t *outcome_json(const bench *b, const bench_outcome *o) {
         json_object_set_new(row, "n_parallel", json_integer(t->n_parallel));
         if (o->prompt_us) put_samples(row, o->prompt_us, o->n, (double)t->n_prompt * t->n_parallel, "_pp");
         if (o->gen_us) put_samples(row, o->gen_us, o->n, (double)t->n_gen * t->n_parallel, "_tg");
-        return row;
     }
-    const double n_tok = t->n_prompt + t->n_gen;
-    put_samples(row, o->prompt_us ? o->prompt_us : o->gen_us, o->n, n_tok, "");
+    const double n_tok = t->n_parallel ? (double)t->n_gen * t->n_parallel : t->n_prompt + t->n_gen;
+    if (t->n_parallel == 0) put_samples(row, o->prompt_us ? o->prompt_us : o->gen_us, o->n, n_tok, "");
     const model_work all = total_work(o), *attention = &o->work[MODEL_OP_ATTENTION];
-    /* Per token, on the average over the run. */
+    /* Per token, on the average over the run; batched, over its answers. */
     json_object_set_new(row, "work",
                         json_pack("{s:f, s:f, s:f, s:f}", "int8_macs", all.int8_macs / n_tok, "f32_macs",
-                                  (all.f32_macs - attention->f32_macs) / n_tok, "attention_macs", attention->f32_macs / n_tok,
-                                  "bytes", all.bytes / n_tok));
+                                  (all.f32_macs - attention->f32_macs) / n_tok, "attention_macs", attention->f32_macs / n_tok, "bytes",
+                                  all.bytes / n_tok));
     if (o->limits) {
         json_object_set_new(row, "limits", limits_json(o->limits));
         json_object_set_new(row, "profile", profile_json(o));

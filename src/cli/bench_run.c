@@ -77,32 +77,41 @@ static int rewind_sequences(runner *r, weir_error *err) {
     return read_prompts(r, t->n_depth, err);
 }
 
-/* One run from the test's depth with an answer of n_gen tokens. */
-static int run_once(runner *r, int32_t n_gen, double *prompt_us, double *gen_us, weir_error *err) {
+/* One run from the test's depth with an answer of n_gen tokens. With --profile op_ns[MODEL_N_OPS] (may be NULL) gets the
+ * operations' time added: of the whole run, or of the answers if it is batched. */
+static int run_once(runner *r, int32_t n_gen, double *prompt_us, double *gen_us, double *op_ns, weir_error *err) {
+    const bool profiled = r->b->limits != NULL;
     TRY(rewind_sequences(r, err));
+    if (profiled) TRY(engine_measure(r->b->e, err));
     const int64_t begin = clock_now_ns();
     TRY(read_prompts(r, r->t->n_prompt, err));
     const int64_t middle = clock_now_ns();
+    if (profiled && r->t->n_parallel) TRY(engine_measure(r->b->e, err));
     TRY(generate(r, n_gen, err));
     *prompt_us = (double)(middle - begin) / 1000;
     *gen_us = (double)(clock_now_ns() - middle) / 1000;
+    double ns[MODEL_N_OPS];
+    engine_measured(r->b->e, ns);
+    for (int op = 0; op_ns && op < MODEL_N_OPS; op++) op_ns[op] += ns[op];
     return 0;
 }
 
-/* What a run of one sequence has to do, step by step as it is run. */
+/* What a run has to do, step by step as it is run; of a batched test only the answers. */
 static void count_work(const bench *b, bench_outcome *o) {
     const bench_test *t = &o->t;
+    const int32_t n_seqs = t->n_parallel ? t->n_parallel : 1;
     int32_t past = t->n_depth;
-    for (int32_t left = t->n_prompt; left > 0; o->n_steps++) {
+    for (int32_t left = t->n_prompt; left > 0 && t->n_parallel == 0; o->n_steps++) {
         const int32_t n = left < b->n_batch ? left : b->n_batch;
         left -= n;
         model_add_weights_work(b->model, n, left == 0, o->work);
         model_add_attention_work(b->model, past, n, o->work);
         past += n;
     }
-    for (int32_t i = 0; i < t->n_gen; i++, o->n_steps++) {
-        model_add_weights_work(b->model, 1, 1, o->work);
-        model_add_attention_work(b->model, past++, 1, o->work);
+    if (t->n_parallel) past += t->n_prompt;
+    for (int32_t i = 0; i < t->n_gen; i++, past++, o->n_steps++) {
+        model_add_weights_work(b->model, n_seqs, n_seqs, o->work);
+        for (int32_t k = 0; k < n_seqs; k++) model_add_attention_work(b->model, past, 1, o->work);
     }
 }
 
@@ -116,19 +125,13 @@ static void make_label(bench_outcome *o) {
     if (t->n_depth) snprintf(o->label + at, sizeof o->label - (size_t)at, " @ d%d", t->n_depth);
 }
 
-/* All runs of a test, and the time of its operations if asked for. */
+/* All runs of a test, and the mean time of its operations if asked for. */
 static int run_all(runner *r, bench_outcome *o, double *prompt_us, double *gen_us, weir_error *err) {
-    bench *b = r->b;
-    double unused;
     const int32_t n_gen = r->t->n_gen;
-    if (!b->s->no_warmup) TRY(run_once(r, n_gen < 8 ? n_gen : 8, &unused, &unused, err));
-    TRY(rewind_sequences(r, err));
-    if (b->limits) TRY(engine_measure(b->e, err));
-    for (size_t i = 0; i < o->n; i++) TRY(run_once(r, n_gen, &prompt_us[i], &gen_us[i], err));
-    if (b->limits) {
-        engine_measured(b->e, o->op_ns);
-        for (int op = 0; op < MODEL_N_OPS; op++) o->op_ns[op] /= (double)o->n;
-    }
+    double unused;
+    if (!r->b->s->no_warmup) TRY(run_once(r, n_gen < 8 ? n_gen : 8, &unused, &unused, NULL, err));
+    for (size_t i = 0; i < o->n; i++) TRY(run_once(r, n_gen, &prompt_us[i], &gen_us[i], o->op_ns, err));
+    for (int op = 0; op < MODEL_N_OPS; op++) o->op_ns[op] /= (double)o->n;
     return 0;
 }
 
@@ -148,7 +151,7 @@ int bench_measure(bench *b, const bench_test *t, weir_error *err) {
         o.prompt_us = t->n_prompt ? us : NULL;
         o.gen_us = t->n_gen ? us + o.n : NULL;
         make_label(&o);
-        if (t->n_parallel == 0) count_work(b, &o);
+        count_work(b, &o);
         bench_print(b, &o);
     }
     free(us);

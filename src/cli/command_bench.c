@@ -151,8 +151,6 @@ int command_bench(const settings *s) {
     if (s->model == NULL && !s->limits) return command_misused("bench needs --model FILE, or --limits");
     if (s->profile && strcmp(s->output, "csv") == 0)
         return command_misused("--profile has no CSV form; -o md, json and jsonl do");
-    if (s->profile && s->batched_parallel)
-        return command_misused("--profile is for single sequences, without --batched-parallel");
     weir_error err = {0};
     number_list lists[N_LISTS] = {{.n = 0}};
     if (read_lists(s, lists, &err) < 0) {

@@ -47,14 +47,23 @@ def test_profile():
 
 @needs_model
 def test_batched():
-    lines = run(BINARY, "bench", "-m", MODEL, "-npl", "1,3", "-npp", "20", "-ntg", "5", "-b", "16", "-r", "2", "-o", "jsonl").splitlines()
-    rows = [json.loads(line) for line in lines]
+    arguments = [BINARY, "bench", "-m", MODEL, "-npl", "1,3", "-npp", "20", "-ntg", "5", "-b", "16", "-r", "2", "--profile", "-o", "jsonl"]
+    rows = [json.loads(line) for line in run(*arguments).splitlines()]
     assert [row["n_parallel"] for row in rows] == [1, 3]
     for row in rows:
         for kind, n_tok in (("pp", 20), ("tg", 5)):
             assert len(row[f"samples_ts_{kind}"]) == 2
             seconds = row[f"samples_ns_{kind}"][0] / 1e9
             assert row[f"samples_ts_{kind}"][0] == pytest.approx(n_tok * row["n_parallel"] / seconds, rel=1e-3)
+        # The profile is of the answers alone.
+        measured = sum(op["ms_per_step"] for op in row["profile"]) * 5
+        assert 0.5 < measured * 1e6 / row["avg_ns_tg"] <= 1.0001
+    inspected = json.loads(run(BINARY, "inspect", "--json", MODEL))["memory"]
+    kv = inspected["kv_token_bytes"] * (21 + 22 + 23 + 24 + 25) / 5
+    for row in rows:  # weights are read once for all sequences, except the rows of the embedding
+        shared = (row["work"]["bytes"] - kv) * row["n_parallel"]
+        assert shared == pytest.approx(inspected["decode_bytes"], rel=1e-4)
+        assert row["work"]["int8_macs"] == inspected["matmul_params"] + inspected["head_params"]
 
 
 @needs_model
