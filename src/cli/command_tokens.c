@@ -30,6 +30,7 @@ int command_inspect(const settings *s) {
         memory.matmul_params = needed.matmul_params;
         memory.head_params = needed.head_params;
         memory.decode_bytes = needed.decode_bytes;
+        memory.state_bytes = needed.state_bytes;
         memory.n_ctx_train = needed.n_ctx_train;
         options.memory = &memory;
         result = inspect_render(g, &options, &out, &err);

@@ -243,7 +243,12 @@ static void put_memory(buf *out, const inspect_memory *m) {
                m->matmul_params, m->head_params);
     buf_puts(out, "\n  weights read to decode    ");
     put_size(out, m->decode_bytes);
-    buf_puts(out, " a token\n");
+    buf_puts(out, " a token");
+    if (m->state_bytes) {
+        buf_puts(out, "\n  state of each sequence    ");
+        put_size(out, m->state_bytes);
+    }
+    buf_putc(out, '\n');
 }
 
 static void render_text(const gguf *g, const inspect_options *options, const totals *sum, buf *out) {
@@ -324,9 +329,9 @@ static void put_json_memory(buf *out, const inspect_memory *m) {
         buf_puts(out, "\"problem\": ");
         put_json_string(out, (gguf_string){m->problem, strlen(m->problem)});
     } else {
-        buf_printf(out, "\"weights_bytes\": %" PRIu64 ", \"kv_token_bytes\": %" PRIu64 ", \"matmul_params\": %" PRIu64
-                   ", \"head_params\": %" PRIu64 ", \"decode_bytes\": %" PRIu64 ", \"n_ctx_train\": %d", m->weights_bytes,
-                   m->kv_token_bytes, m->matmul_params, m->head_params, m->decode_bytes, m->n_ctx_train);
+        buf_printf(out, "\"weights_bytes\": %" PRIu64 ", \"kv_token_bytes\": %" PRIu64 ", \"state_bytes\": %" PRIu64
+                   ", \"matmul_params\": %" PRIu64 ", \"head_params\": %" PRIu64 ", \"decode_bytes\": %" PRIu64 ", \"n_ctx_train\": %d",
+                   m->weights_bytes, m->kv_token_bytes, m->state_bytes, m->matmul_params, m->head_params, m->decode_bytes, m->n_ctx_train);
     }
     buf_putc(out, '}');
 }

@@ -13,6 +13,7 @@
 typedef struct inspect_memory {
     uint64_t weights_bytes, kv_token_bytes;
     uint64_t matmul_params, head_params, decode_bytes; /* of one token: as model_memory in model.h */
+    uint64_t state_bytes; /* recurrent state of a sequence */
     int32_t n_ctx_train;
     const char *problem; /* why this program cannot run it; NULL when it can */
 } inspect_memory;
@@ -27,8 +28,9 @@ typedef struct inspect_options {
 /* Appends to `out`, ending in a newline. Text: a summary, the metadata, the totals of each tensor type, the tensors if asked.
  * JSON: {"file", "version", "parts", "file_bytes", "file_type", "n_tensors", "n_values", "tensor_bytes", "metadata": {KEY:
  * {"type", "value"} or {"type": "array", "item_type", "n_items", "value"}}, "types": [{"type", "n_tensors", "n_values",
- * "n_bytes"}], "tensors": [{"name", "type", "shape", "n_values", "n_bytes", "offset", "part"}], "memory":
- * {"weights_bytes", "kv_token_bytes", "matmul_params", "head_params", "decode_bytes", "n_ctx_train"} or {"problem"}} with "tensors" only if asked and "memory" only if given.
+ * "n_bytes"}], "tensors": [{"name", "type", "shape", "n_values", "n_bytes", "offset", "part"}], "memory": {"weights_bytes",
+ * "kv_token_bytes", "state_bytes", "matmul_params", "head_params", "decode_bytes", "n_ctx_train"} or {"problem"}} with "tensors"
+ * only if asked and "memory" only if given.
  * Keys and names are as gguf_printable makes them; ill-formed UTF-8 in values becomes U+FFFD; numbers that JSON lacks or that
  * do not fit in 63 bits are strings ("nan", "inf", "-inf", "18446744073709551615"). Shapes have the row length first. Errors:
  * WEIR_E_NOMEM. */

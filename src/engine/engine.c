@@ -16,6 +16,8 @@
 enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512 };
 
 struct engine_seq {
+    engine *owner;
+    unsigned char *state; /* recurrent state after `length` tokens; NULL: there is none, or no tokens */
     int32_t length, n_pages;
     unsigned char *pages[]; /* [n_pages] */
 };
@@ -33,6 +35,15 @@ struct engine {
     int32_t n_free;
     atomic_int n_used;   /* pages; read by other threads */
 
+    /* Recurrent states. A step writes each sequence's next state to a slot of its own and then frees the one before, so that a
+     * failed step changes nothing: n_parallel slots for sequences and as many for a step. Slot 0 is all zeros, for sequences
+     * without tokens, and never written. */
+    unsigned char *states;
+    size_t states_bytes, state_bytes, state_stride;
+    unsigned char **free_states; /* stack */
+    int32_t n_free_states, n_seqs;
+    unsigned char **next_states; /* [n_parallel] of the items of a step */
+
     float *logits;       /* [n_parallel][logits_stride] */
     size_t logits_stride, logits_bytes;
     int32_t *logits_of;  /* [n_parallel] row of logits of an item, or -1 */
@@ -49,17 +60,32 @@ static void *map_zeroed(size_t n_bytes) {
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+/* Room for the states of n_parallel sequences, which are made fewer where memory asks for it. */
+static int choose_states(engine *e, uint64_t available, weir_error *err) {
+    e->state_bytes = model_state_bytes(&e->model->config);
+    if (e->state_bytes == 0) return 0;
+    FAIL_IF(!checked_round_up(e->state_bytes, KERN_ALIGN, &e->state_stride), err, WEIR_E_NOMEM, "recurrent state", "the size overflows");
+    const uint64_t pairs = available / 4 / e->state_stride / 2;
+    if ((uint64_t)e->n_parallel > pairs) e->n_parallel = pairs ? (int32_t)pairs : 1;
+    FAIL_IF(!checked_mul((size_t)e->n_parallel * 2 + 1, e->state_stride, &e->states_bytes) || e->states_bytes > available, err, WEIR_E_NOMEM,
+            "recurrent state", "%.1f MB for one sequence and its next state; %.1f MB of memory are available",
+            (double)e->state_stride * 3 / 1e6, (double)available / 1e6);
+    return 0;
+}
+
 /* Context and slab size from the options, the model and the free memory. */
 static int choose_sizes(engine *e, const weir_engine_options *o, weir_error *err) {
     const model_config *c = &e->model->config;
     e->page_bytes = model_page_bytes(c);
+    if (e->page_bytes == 0) e->page_bytes = KERN_ALIGN; /* no attention: pages only count tokens */
     FAIL_IF(o->n_ctx < 0 || o->n_parallel < 0 || o->n_batch < 0 || o->kv_cache_bytes < 0, err, WEIR_E_INVALID, "options",
             "sizes must not be negative");
     e->n_parallel = o->n_parallel ? o->n_parallel : DEFAULT_PARALLEL;
+    const uint64_t available = memory_available();
+    TRY(choose_states(e, available, err));
     e->n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
     if (e->n_batch < e->n_parallel) e->n_batch = e->n_parallel;
     e->n_ctx = o->n_ctx ? o->n_ctx : c->n_ctx_train;
-    const uint64_t available = memory_available();
     uint64_t n_bytes = (uint64_t)o->kv_cache_bytes;
     if (n_bytes == 0) {
         /* Requests that name no length may each need a whole context; memory is only taken as pages are used. */
@@ -79,7 +105,20 @@ static int choose_sizes(engine *e, const weir_engine_options *o, weir_error *err
     return 0;
 }
 
+static int allocate_states(engine *e, weir_error *err) {
+    const size_t n_slots = (size_t)e->n_parallel * 2;
+    if (e->state_bytes == 0) return 0;
+    e->states = map_zeroed(e->states_bytes);
+    e->free_states = malloc(n_slots * sizeof *e->free_states);
+    e->next_states = malloc((size_t)e->n_parallel * sizeof *e->next_states);
+    FAIL_IF(!e->states || !e->free_states || !e->next_states, err, WEIR_E_NOMEM, "recurrent state", "%.1f MB are not to be had: %s",
+            (double)e->states_bytes / 1e6, strerror(errno));
+    for (size_t i = 0; i < n_slots; i++) e->free_states[e->n_free_states++] = e->states + (n_slots - i) * e->state_stride;
+    return 0;
+}
+
 static int allocate(engine *e, weir_error *err) {
+    TRY(allocate_states(e, err));
     FAIL_IF(!checked_mul((size_t)e->n_pages, e->page_bytes, &e->slab_bytes), err, WEIR_E_NOMEM, "KV cache", "the size overflows");
     e->slab = map_zeroed(e->slab_bytes);
     FAIL_IF(e->slab == NULL, err, WEIR_E_NOMEM, "KV cache", "%.1f MB are not to be had: %s", (double)e->slab_bytes / 1e6, strerror(errno));
@@ -124,6 +163,9 @@ void engine_close(engine **ee) {
     forward_close(&e->pass);
     pool_close(&e->threads);
     if (e->slab) munmap(e->slab, e->slab_bytes);
+    if (e->states) munmap(e->states, e->states_bytes);
+    free(e->free_states);
+    free(e->next_states);
     if (e->logits) munmap(e->logits, e->logits_bytes);
     free(e->free_pages);
     free(e->logits_of);
@@ -141,24 +183,37 @@ int32_t engine_n_threads(const engine *e) { return pool_n_threads(e->threads); }
 int64_t engine_kv_tokens_total(const engine *e) { return (int64_t)e->n_pages * KERN_PAGE; }
 int64_t engine_kv_tokens_used(const engine *e) { return (int64_t)atomic_load(&((engine *)e)->n_used) * KERN_PAGE; }
 
+size_t engine_state_bytes(const engine *e) { return e->state_bytes; }
+
 int engine_seq_open(engine *e, int32_t n_tokens, engine_seq **out, weir_error *err) {
     *out = NULL;
     FAIL_IF(n_tokens < 1 || n_tokens > e->n_ctx, err, WEIR_E_CONTEXT, NULL, "%d tokens do not fit the context of %d", n_tokens, e->n_ctx);
     const int32_t n_pages = pages_for(n_tokens);
     FAIL_IF(n_pages > e->n_free, err, WEIR_E_LIMIT, "KV cache", "%d pages are needed, %d are free", n_pages, e->n_free);
+    FAIL_IF(e->state_bytes && e->n_seqs >= e->n_parallel, err, WEIR_E_LIMIT, "recurrent state", "all %d states are in use", e->n_parallel);
     engine_seq *s = malloc(sizeof *s + (size_t)n_pages * sizeof s->pages[0]);
     FAIL_IF(s == NULL, err, WEIR_E_NOMEM, NULL, "no memory for a sequence");
+    s->owner = e;
+    s->state = NULL;
     s->length = 0;
     s->n_pages = n_pages;
+    e->n_seqs++;
     for (int32_t i = 0; i < n_pages; i++) s->pages[i] = e->slab + (size_t)e->free_pages[--e->n_free] * e->page_bytes;
     atomic_store(&e->n_used, e->n_pages - e->n_free);
     *out = s;
     return 0;
 }
 
+static void set_state(engine_seq *s, unsigned char *state) {
+    if (s->state) s->owner->free_states[s->owner->n_free_states++] = s->state;
+    s->state = state;
+}
+
 void engine_seq_close(engine *e, engine_seq **ss) {
     engine_seq *s = *ss;
     if (s == NULL) return;
+    set_state(s, NULL);
+    e->n_seqs--;
     for (int32_t i = s->n_pages; i-- > 0;) e->free_pages[e->n_free++] = (int32_t)((size_t)(s->pages[i] - e->slab) / e->page_bytes);
     atomic_store(&e->n_used, e->n_pages - e->n_free);
     free(s);
@@ -167,10 +222,50 @@ void engine_seq_close(engine *e, engine_seq **ss) {
 
 int32_t engine_seq_length(const engine_seq *s) { return s->length; }
 
-bool engine_seq_can_truncate(const engine_seq *s, int32_t length) { return length >= 0 && length <= s->length; }
+bool engine_seq_can_truncate(const engine_seq *s, int32_t length) {
+    return length >= 0 && length <= s->length && (s->owner->state_bytes == 0 || length == 0 || length == s->length);
+}
 
 void engine_seq_truncate(engine_seq *s, int32_t length) {
-    if (engine_seq_can_truncate(s, length)) s->length = length;
+    if (!engine_seq_can_truncate(s, length)) return;
+    s->length = length;
+    if (length == 0) set_state(s, NULL);
+}
+
+struct engine_checkpoint {
+    int32_t length;
+    size_t n_bytes;
+    unsigned char state[]; /* [n_bytes] */
+};
+
+int engine_checkpoint_save(const engine_seq *s, engine_checkpoint **out, weir_error *err) {
+    const size_t n_bytes = s->state ? s->owner->state_bytes : 0;
+    engine_checkpoint *c = *out = malloc(sizeof *c + n_bytes);
+    FAIL_IF(c == NULL, err, WEIR_E_NOMEM, "recurrent state", "no memory for a checkpoint of %.1f MB", (double)n_bytes / 1e6);
+    c->length = s->length;
+    c->n_bytes = n_bytes;
+    if (n_bytes) memcpy(c->state, s->state, n_bytes);
+    return 0;
+}
+
+int32_t engine_checkpoint_length(const engine_checkpoint *c) { return c->length; }
+
+bool engine_checkpoint_restore(engine_seq *s, const engine_checkpoint *c) {
+    engine *e = s->owner;
+    if (c->length > s->length || (c->n_bytes && c->n_bytes != e->state_bytes)) return false;
+    s->length = c->length;
+    if (c->n_bytes == 0) {
+        set_state(s, NULL);
+        return true;
+    }
+    /* A sequence with tokens has a slot, and that it has tokens was asked above. */
+    memcpy(s->state, c->state, c->n_bytes);
+    return true;
+}
+
+void engine_checkpoint_free(engine_checkpoint **c) {
+    free(*c);
+    *c = NULL;
 }
 
 static int check_items(const engine *e, const engine_item *items, int32_t n_items, weir_error *err) {
@@ -191,22 +286,39 @@ static int check_items(const engine *e, const engine_item *items, int32_t n_item
     return 0;
 }
 
+/* The group of an item, with a slot for its next state. */
+static forward_group make_group(engine *e, const engine_item *item, int32_t i, int32_t row_begin) {
+    forward_group g = {.row_begin = row_begin, .n_rows = item->n_tok, .pos_begin = item->seq->length, .pages = item->seq->pages};
+    if (e->state_bytes == 0) return g;
+    g.state_in = item->seq->state ? item->seq->state : e->states;
+    g.state_out = e->next_states[i] = e->free_states[--e->n_free_states];
+    return g;
+}
+
+/* Runs a batch made of the items; on success their sequences advance. */
+static int run_batch(engine *e, const forward_batch *batch, const engine_item *items, int32_t n_items, weir_error *err) {
+    const int rc = forward_run(e->pass, batch, err);
+    for (int32_t i = 0; e->state_bytes && i < n_items; i++) {
+        if (rc == 0) set_state(items[i].seq, e->next_states[i]);
+        else e->free_states[e->n_free_states++] = e->next_states[i];
+    }
+    for (int32_t i = 0; rc == 0 && i < n_items; i++) items[i].seq->length += items[i].n_tok;
+    return rc;
+}
+
 int engine_step(engine *e, const engine_item *items, int32_t n_items, bool (*abort)(void *user), void *user, weir_error *err) {
     TRY(check_items(e, items, n_items, err));
     forward_batch batch = {.tokens = e->tokens, .groups = e->groups, .n_groups = n_items, .output_rows = e->output_rows,
                            .logits = e->logits, .logits_stride = e->logits_stride, .abort = abort, .abort_user = user};
     for (int32_t i = 0; i < n_items; i++) {
         const engine_item *item = &items[i];
-        e->groups[i] = (forward_group){.row_begin = batch.n_rows, .n_rows = item->n_tok, .pos_begin = item->seq->length,
-                                       .pages = item->seq->pages};
+        e->groups[i] = make_group(e, item, i, batch.n_rows);
         memcpy(e->tokens + batch.n_rows, item->tokens, (size_t)item->n_tok * sizeof *e->tokens);
         batch.n_rows += item->n_tok;
         e->logits_of[i] = item->want_logits ? batch.n_outputs : -1;
         if (item->want_logits) e->output_rows[batch.n_outputs++] = batch.n_rows - 1;
     }
-    TRY(forward_run(e->pass, &batch, err));
-    for (int32_t i = 0; i < n_items; i++) items[i].seq->length += items[i].n_tok;
-    return 0;
+    return run_batch(e, &batch, items, n_items, err);
 }
 
 const float *engine_logits(const engine *e, int32_t i) {
@@ -216,12 +328,10 @@ const float *engine_logits(const engine *e, int32_t i) {
 int engine_step_all(engine *e, const engine_item *item, float *out, weir_error *err) {
     TRY(check_items(e, item, 1, err));
     for (int32_t i = 0; i < item->n_tok; i++) e->output_rows[i] = i;
-    e->groups[0] = (forward_group){.n_rows = item->n_tok, .pos_begin = item->seq->length, .pages = item->seq->pages};
+    e->groups[0] = make_group(e, item, 0, 0);
     forward_batch batch = {.tokens = item->tokens, .n_rows = item->n_tok, .groups = e->groups, .n_groups = 1,
                            .output_rows = e->output_rows, .n_outputs = item->n_tok, .logits = out, .logits_stride = e->logits_stride};
-    TRY(forward_run(e->pass, &batch, err));
-    item->seq->length += item->n_tok;
-    return 0;
+    return run_batch(e, &batch, item, 1, err);
 }
 
 int engine_measure(engine *e, weir_error *err) { return forward_measure(e->pass, err); }

@@ -1,6 +1,6 @@
-/* The engine: KV pages, sequences, and steps of several sequences at once over one model.
+/* The engine: KV pages, recurrent states, sequences, and steps of several sequences at once over one model.
  *
- * Owns: the KV slab, which sequence holds which page, the compute pool, the logits of the last step. Knows nothing of requests,
+ * Owns: the KV slab and the slab of states, which sequence holds which page, the compute pool, the logits of the last step. Knows nothing of requests,
  * sampling policy, queues or text. One owner thread makes all calls, except engine_kv_tokens_used. */
 #ifndef WEIR_ENGINE_H
 #define WEIR_ENGINE_H
@@ -34,15 +34,30 @@ int32_t engine_n_threads(const engine *e);
 int64_t engine_kv_tokens_total(const engine *e);
 int64_t engine_kv_tokens_used(const engine *e); /* in pages that sequences hold; any thread */
 
-/* A sequence that may grow to n_tokens, with its pages. WEIR_E_LIMIT: no pages free now. WEIR_E_CONTEXT: it can never fit. */
+/* Bytes of one sequence's recurrent state; 0 = the model has none, and a sequence is nothing but its pages. */
+size_t engine_state_bytes(const engine *e);
+
+/* A sequence that may grow to n_tokens, with its pages and state. WEIR_E_LIMIT: no pages or no state free now. WEIR_E_CONTEXT: it
+ * can never fit. */
 int engine_seq_open(engine *e, int32_t n_tokens, engine_seq **out, weir_error *err);
 void engine_seq_close(engine *e, engine_seq **seq);
 int32_t engine_seq_length(const engine_seq *seq);
 /* Whether the sequence can go back to its first `length` tokens: 0 <= length <= its length, and nothing that it keeps has mixed
- * later tokens into what came before. */
+ * later tokens into what came before. With recurrent state that leaves 0 and the length that it has; for others there are
+ * checkpoints. */
 bool engine_seq_can_truncate(const engine_seq *seq, int32_t length);
 /* Forgets all tokens from `length` on; does nothing where engine_seq_can_truncate says no. */
 void engine_seq_truncate(engine_seq *seq, int32_t length);
+
+/* A copy of a sequence's recurrent state, for going back to the length that the sequence had; engine_state_bytes large. Only for
+ * models that have such a state. Independent of the sequence and of the engine; freed with engine_checkpoint_free. WEIR_E_NOMEM. */
+typedef struct engine_checkpoint engine_checkpoint;
+int engine_checkpoint_save(const engine_seq *seq, engine_checkpoint **out, weir_error *err);
+int32_t engine_checkpoint_length(const engine_checkpoint *c);
+/* Takes the sequence back to the checkpoint. The caller vouches that the first tokens of the sequence are those that the checkpoint
+ * was taken after; the sequence need not be the same one. False, and nothing happens, when the sequence is shorter. */
+bool engine_checkpoint_restore(engine_seq *seq, const engine_checkpoint *c);
+void engine_checkpoint_free(engine_checkpoint **c);
 
 /* Appends the items' tokens to their sequences and computes the wanted logits. On failure no sequence has advanced.
  * `abort` (may be NULL) is asked between layers: true ends the step with WEIR_E_CANCELLED. WEIR_E_INVALID: too many tokens or

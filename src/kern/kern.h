@@ -131,6 +131,36 @@ typedef struct kern_softmax {
     float *values; /* [n_rows][d_value_pad], the caller's, aligned to KERN_ALIGN */
 } kern_softmax;
 
+/* ---- recurrent layers ------------------------------------------------------------------------------------------------- */
+
+/* A convolution over the last d_conv tokens, each channel by itself. */
+typedef struct kern_conv {
+    int d_conv;
+    const float *weight; /* [d_conv][stride], the oldest token first */
+    size_t stride;
+    const float *bias;   /* [n] or NULL */
+    bool silu;           /* out = silu(sum) */
+} kern_conv;
+
+/* A selective scan over n_tok tokens of up to 16 channels (Gu, Dao 2023, algorithm 2; with one decay a channel: Dao, Gu 2024):
+ *     d = ln(1 + exp(dt[t]))
+ *     state[n] = state[n] * exp(d * decay[n]) + b[t][n] * d * x[t]        for each n of d_state
+ *     y[t] = (sum over n of state[n] * c[t][n] + skip * x[t]) * silu(gate[t])
+ * Arrays over channels are read in vectors of 16 whatever n_lanes is; y has n_lanes written. state_in may be state_out. */
+typedef struct kern_scan {
+    int n_tok, d_state, n_lanes;
+    bool shared_decay;              /* decay is [16], the same for all n; else [d_state][16] */
+    const float *decay, *skip;      /* skip[16] */
+    const float *x, *dt, *gate;     /* [n_tok][.._stride] */
+    size_t x_stride, dt_stride, gate_stride;
+    const float *b, *c;             /* [n_tok][bc_stride], of which d_state are read */
+    size_t bc_stride;
+    const float *state_in;          /* [d_state][16] */
+    float *state_out;               /* [d_state][16] */
+    float *y;                       /* [n_tok][y_stride] */
+    size_t y_stride;
+} kern_scan;
+
 /* ---- the table -------------------------------------------------------------------------------------------------------- */
 
 typedef struct kern_ops {
@@ -169,6 +199,10 @@ typedef struct kern_ops {
     double (*peak_f32)(int64_t n_rounds);
     /* Reads p[n_bytes] in order; p aligned to KERN_ALIGN, n_bytes a multiple of 256. */
     void (*peak_read)(const unsigned char *p, size_t n_bytes);
+    void (*multiply)(float *x, const float *y, int n);          /* x *= y */
+    /* out[n] = bias + sum over k of taps[k][n] * weight[k][n]. */
+    void (*short_conv)(const kern_conv *c, const float *const *taps, int n, float *out);
+    void (*scan)(const kern_scan *s);
 } kern_ops;
 
 size_t kern_scratch_bytes(int64_t n_cols);

@@ -11,6 +11,8 @@ static int configure_minicpm(model_config *c, const gguf *g, weir_error *err);
 static int configure_exaone4(model_config *c, const gguf *g, weir_error *err);
 static int configure_gptneox(model_config *c, const gguf *g, weir_error *err);
 static int configure_deepseek2(model_config *c, const gguf *g, weir_error *err);
+static int configure_granite(model_config *c, const gguf *g, weir_error *err);
+static int configure_lfm2(model_config *c, const gguf *g, weir_error *err);
 static int configure_stablelm(model_config *c, const gguf *g, weir_error *err);
 
 static const model_arch table[] = {
@@ -23,8 +25,54 @@ static const model_arch table[] = {
     {.name = "deepseek2", .latent = true, .has_experts = true, .configure = configure_deepseek2},
     {.name = "arcee", .plain_ffn = true, .activation = KERN_RELU_SQUARED},
     {.name = "smollm3", .no_rope_pattern = 4},
-    {.name = "granite", .divides_logits = true},
-    {.name = "granitemoe", .divides_logits = true, .has_experts = true, .expert_weights_norm = true},
+    {.name = "granite", .divides_logits = true, .configure = configure_granite},
+    {.name = "granitemoe", .divides_logits = true, .has_experts = true, .expert_weights_norm = true, .configure = configure_granite},
+    {.name = "granitehybrid",
+     .recurrent = RECURRENT_MAMBA2,
+     .divides_logits = true,
+     .has_experts = true,
+     .expert_weights_norm = true,
+     .configure = configure_granite},
+    {.name = "mamba", .rope = ROPE_NONE, .positions = POSITIONS_NONE, .recurrent = RECURRENT_MAMBA},
+    {.name = "mamba2", .rope = ROPE_NONE, .positions = POSITIONS_NONE, .recurrent = RECURRENT_MAMBA2},
+    {.name = "jamba",
+     .rope = ROPE_NONE,
+     .positions = POSITIONS_NONE,
+     .recurrent = RECURRENT_MAMBA,
+     .has_experts = true,
+     .experts_where_routed = true},
+    {.name = "falcon-h1", .rope = ROPE_HALVES, .recurrent = RECURRENT_MAMBA2, .recurrent_beside_attention = true},
+    {.name = "nemotron_h",
+     .rope = ROPE_NONE,
+     .positions = POSITIONS_NONE,
+     .recurrent = RECURRENT_MAMBA2,
+     .single_blocks = true,
+     .plain_ffn = true,
+     .activation = KERN_RELU_SQUARED},
+    {.name = "nemotron_h_moe",
+     .rope = ROPE_NONE,
+     .positions = POSITIONS_NONE,
+     .recurrent = RECURRENT_MAMBA2,
+     .single_blocks = true,
+     .plain_ffn = true,
+     .activation = KERN_RELU_SQUARED,
+     .has_experts = true,
+     .expert_gating = GATING_SIGMOID},
+    {.name = "lfm2",
+     .rope = ROPE_HALVES,
+     .qk_norm = QK_NORM_HEAD,
+     .recurrent = RECURRENT_SHORT_CONV,
+     .output_norm = "token_embd_norm",
+     .configure = configure_lfm2},
+    {.name = "lfm2moe",
+     .rope = ROPE_HALVES,
+     .qk_norm = QK_NORM_HEAD,
+     .recurrent = RECURRENT_SHORT_CONV,
+     .output_norm = "token_embd_norm",
+     .has_experts = true,
+     .expert_gating = GATING_SIGMOID,
+     .expert_weights_norm = true,
+     .configure = configure_lfm2},
     {.name = "minicpm", .divides_logits = true, .configure = configure_minicpm},
     {.name = "olmo", .norm = NORM_LAYER, .unweighted_norms = true},
     {.name = "command-r", .norm = NORM_LAYER, .parallel = true},
@@ -278,7 +326,7 @@ static int read_scales(model_config *c, const model_arch *arch, const gguf *g, w
     c->parallel = arch->parallel;
     c->no_rope_pattern = arch->no_rope_pattern;
     TRY(read_float(g, arch, "attention.scale", 0.0f, &attention_scale, err));
-    c->attention_scale = attention_scale != 0.0f ? attention_scale : 1.0f / sqrtf((float)c->d_head);
+    c->attention_scale = attention_scale != 0.0f || c->d_head == 0 ? attention_scale : 1.0f / sqrtf((float)c->d_head);
     TRY(read_float(g, arch, "embedding_scale", 1.0f, &c->embedding_scale, err));
     if (arch->embedding_sqrt) c->embedding_scale = sqrtf((float)c->d_model);
     TRY(read_float(g, arch, "residual_scale", 1.0f, &c->residual_scale, err));
@@ -293,6 +341,26 @@ static int read_scales(model_config *c, const model_arch *arch, const gguf *g, w
     if (arch->positions == POSITIONS_ALIBI)
         TRY(read_float(g, arch, "attention.max_alibi_bias", arch->alibi_max_bias, &c->alibi_max_bias, err));
     return arch->configure ? arch->configure(c, g, err) : 0;
+}
+
+/* Models without RoPE are marked by a key that is otherwise about its scaling. */
+static int configure_granite(model_config *c, const gguf *g, weir_error *err) {
+    static const char *const keys[] = {"granite.rope.scaling.finetuned", "granitemoe.rope.scaling.finetuned",
+                                       "granitehybrid.rope.scaling.finetuned"};
+    bool has_rope = true;
+    for (int i = 0; i < 3; i++) TRY(gguf_get_bool(g, keys[i], &has_rope, err));
+    if (!has_rope) c->no_rope_pattern = 1;
+    return 0;
+}
+
+/* A window, where there is one, is that of all layers with attention. */
+static int configure_lfm2(model_config *c, const gguf *g, weir_error *err) {
+    uint32_t window = 0;
+    TRY(gguf_get_u32(g, "lfm2.attention.sliding_window", &window, err));
+    FAIL_IF(window > INT32_MAX, err, WEIR_E_FORMAT, "lfm2.attention.sliding_window", "%u is out of range", window);
+    c->window = (int32_t)window;
+    c->window_pattern = window ? c->n_layer + 1 : 0;
+    return 0;
 }
 
 /* The 27B models divide by the size of a head of d_model instead of by their own head size. */
@@ -360,28 +428,63 @@ static int configure_stablelm(model_config *c, const gguf *g, weir_error *err) {
     return 0;
 }
 
-/* Heads and feed-forward widths of all layers, and the largest of each. */
+/* Heads and feed-forward widths of all layers, and the largest of each. Families with recurrent layers may lack either in some. */
 static int read_shapes(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
     char key[128];
     const size_t stride = sizeof c->shapes[0] / sizeof(int32_t);
+    const int least = arch->recurrent ? 0 : 1;
     model_layer_shape *s = c->shapes;
-    TRY(read_layer_ints(c, g, arch, "attention.head_count", 1, MAX_HEADS, -1, &s->n_head, stride, err));
+    TRY(read_layer_ints(c, g, arch, "attention.head_count", least, MAX_HEADS, -least, &s->n_head, stride, err));
     for (int32_t i = 0; i < c->n_layer; i++) s[i].n_head_kv = s[i].n_head;
     if (gguf_find(g, key_of(key, arch, "attention.head_count_kv")))
-        TRY(read_layer_ints(c, g, arch, "attention.head_count_kv", 1, MAX_HEADS, -1, &s->n_head_kv, stride, err));
-    TRY(read_layer_ints(c, g, arch, "feed_forward_length", 1, MAX_D_FF, -1, &s->d_ff, stride, err));
+        TRY(read_layer_ints(c, g, arch, "attention.head_count_kv", least, MAX_HEADS, -1, &s->n_head_kv, stride, err));
+    TRY(read_layer_ints(c, g, arch, "feed_forward_length", least, MAX_D_FF, -least, &s->d_ff, stride, err));
     for (int32_t i = 0; i < c->n_layer; i++) {
-        FAIL_IF(s[i].n_head_kv && s[i].n_head % s[i].n_head_kv != 0, err, WEIR_E_FORMAT, key_of(key, arch, "attention.head_count_kv"),
-                "%d heads cannot share %d KV heads evenly", s[i].n_head, s[i].n_head_kv);
+        FAIL_IF(s[i].n_head_kv && (s[i].n_head == 0 || s[i].n_head % s[i].n_head_kv != 0), err, WEIR_E_FORMAT,
+                key_of(key, arch, "attention.head_count_kv"), "%d heads cannot share %d KV heads evenly", s[i].n_head, s[i].n_head_kv);
         if (s[i].n_head > c->n_head) c->n_head = s[i].n_head;
         if (s[i].n_head_kv > c->n_head_kv) c->n_head_kv = s[i].n_head_kv;
         if (s[i].d_ff > c->d_ff) c->d_ff = s[i].d_ff;
+        s[i].recurrent = arch->recurrent && (arch->recurrent_beside_attention || s[i].n_head_kv == 0) &&
+                         !(arch->single_blocks && s[i].d_ff);
     }
+    return 0;
+}
+
+/* Sizes of recurrent blocks. */
+static int read_recurrence(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
+    char key[128];
+    model_recurrence *r = &c->recurrence;
+    r->n_group = 1;
+    if (arch->recurrent == RECURRENT_NONE) return 0;
+    if (arch->recurrent == RECURRENT_SHORT_CONV) {
+        TRY(read_int(g, arch, "shortconv.l_cache", 2, MODEL_MAX_CONV, -1, &r->d_conv, err));
+        r->d_inner = r->n_conv = c->d_model;
+        r->n_in = 3 * c->d_model;
+        r->conv_first = 2 * c->d_model;
+        return 0;
+    }
+    const bool by_head = arch->recurrent == RECURRENT_MAMBA2;
+    TRY(read_int(g, arch, "ssm.conv_kernel", 1, MODEL_MAX_CONV, -1, &r->d_conv, err));
+    TRY(read_int(g, arch, "ssm.inner_size", 1, MAX_D_FF, -1, &r->d_inner, err));
+    TRY(read_int(g, arch, "ssm.state_size", 1, 4096, -1, &r->d_state, err));
+    TRY(read_int(g, arch, "ssm.time_step_rank", 1, r->d_inner, -1, &r->dt_rank, err));
+    if (by_head) TRY(read_int(g, arch, "ssm.group_count", 1, r->dt_rank, -1, &r->n_group, err));
+    else TRY(gguf_get_bool(g, key_of(key, arch, "ssm.dt_b_c_rms"), &r->norm_parameters, err));
+    FAIL_IF(by_head && r->d_inner % r->dt_rank != 0, err, WEIR_E_FORMAT, key_of(key, arch, "ssm.time_step_rank"),
+            "%d channels cannot be split evenly over %d heads", r->d_inner, r->dt_rank);
+    FAIL_IF(by_head && r->dt_rank % r->n_group != 0, err, WEIR_E_FORMAT, key_of(key, arch, "ssm.group_count"),
+            "%d heads cannot be split evenly into %d groups", r->dt_rank, r->n_group);
+    r->n_conv = r->d_inner + (by_head ? 2 * r->n_group * r->d_state : 0);
+    r->n_in = by_head ? r->d_inner + r->n_conv + r->dt_rank : 2 * r->d_inner;
+    r->conv_first = by_head ? r->d_inner : 0;
+    r->gate_first = by_head ? 0 : r->d_inner;
     return 0;
 }
 
 /* Sizes of ordinary heads. */
 static int read_heads(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
+    if (c->n_head_kv == 0) return 0;
     TRY(read_int(g, arch, "attention.key_length", 1, MAX_D_HEAD, c->d_model / c->n_head, &c->d_head, err));
     TRY(read_int(g, arch, "attention.value_length", 1, MAX_D_HEAD, c->d_head, &c->d_value, err));
     return read_int(g, arch, "rope.dimension_count", 0, MAX_D_HEAD, c->d_head, &c->n_rot, err);
@@ -424,11 +527,14 @@ int model_config_read(model_config *c, const model_arch *arch, const gguf *g, we
     TRY(read_shapes(c, arch, g, err));
     if (arch->latent) TRY(read_latent(c, arch, g, err));
     else TRY(read_heads(c, arch, g, err));
-    FAIL_IF(c->d_head < 1 || c->d_head > MAX_D_HEAD, err, WEIR_E_FORMAT, key_of(key, arch, "attention.head_count"),
+    TRY(read_recurrence(c, arch, g, err));
+    FAIL_IF(c->n_head_kv && (c->d_head < 1 || c->d_head > MAX_D_HEAD), err, WEIR_E_FORMAT, key_of(key, arch, "attention.head_count"),
             "%d values in %d heads leave no head size between 1 and %d", c->d_model, c->n_head, MAX_D_HEAD);
     FAIL_IF(c->n_rot > c->d_head || c->n_rot % 2 != 0, err, WEIR_E_FORMAT, key_of(key, arch, "rope.dimension_count"),
             "%d is not an even number up to the head size %d", c->n_rot, c->d_head);
-    TRY(read_float(g, arch, arch->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", 1e-5f,
+    TRY(read_float(g, arch, arch->norm == NORM_RMS ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5f,
+                   &c->norm_eps, err));
+    TRY(read_float(g, arch, arch->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", c->norm_eps,
                    &c->norm_eps, err));
     TRY(read_windows(c, arch, g, err));
     TRY(read_rope(c, arch, g, err));

@@ -174,23 +174,34 @@ static int bind_routed(loader *l, model_layer *layer, int32_t i) {
     return loader_bind_matrix(l, &layer->shared_gate, 1, c->d_model, false, layer_name(name, i, "ffn_gate_inp_shexp.weight"));
 }
 
+/* Whether a layer has routed experts. */
+static bool is_routed(const loader *l, int32_t i) {
+    const model_config *c = &l->m->config;
+    char name[GGUF_MAX_NAME];
+    if (c->n_expert == 0) return false;
+    if (l->m->arch->experts_where_routed) return gguf_find_tensor(l->m->file, layer_name(name, i, "ffn_gate_inp.weight")) != NULL;
+    return i >= c->n_layer_dense && (i + 1) % c->expert_step == 0;
+}
+
 static int bind_feed_forward(loader *l, model_layer *layer, int32_t i) {
     const model_config *c = &l->m->config;
-    const bool routed = c->n_expert && i >= c->n_layer_dense && (i + 1) % c->expert_step == 0;
-    return routed ? bind_routed(l, layer, i) : bind_dense(l, layer, i, c->shapes[i].d_ff, "");
+    if (c->shapes[i].d_ff == 0) return 0;
+    return is_routed(l, i) ? bind_routed(l, layer, i) : bind_dense(l, layer, i, c->shapes[i].d_ff, "");
 }
 
 static int bind_norms(loader *l, model_layer *layer, int32_t i) {
     const model_config *c = &l->m->config;
     const model_arch *arch = l->m->arch;
     char name[GGUF_MAX_NAME];
+    const bool mixes = layer->n_head_kv || layer->recurrent, feeds = c->shapes[i].d_ff != 0;
+    if (arch->single_blocks) return bind_norm(l, mixes ? &layer->attn_norm : &layer->ffn_norm, c->d_model, true, layer_name(name, i, "attn_norm"));
     if (!arch->no_pre_norms) {
         /* Some models norm twice: attn_norm_2 for attention, attn_norm for the feed-forward (Falcon-40B). */
         const bool twice = arch->second_attn_norm && gguf_find_tensor(l->m->file, layer_name(name, i, "attn_norm_2.weight"));
         const char *ffn_norm = twice ? "attn_norm" : arch->ffn_norm_after_attention ? "post_attention_norm" : "ffn_norm";
         TRY(bind_norm(l, &layer->attn_norm, c->d_model, true, layer_name(name, i, twice ? "attn_norm_2" : "attn_norm")));
         /* Parallel blocks may share the attention's norm. */
-        TRY(bind_norm(l, &layer->ffn_norm, c->d_model, !c->parallel, layer_name(name, i, ffn_norm)));
+        if (feeds) TRY(bind_norm(l, &layer->ffn_norm, c->d_model, !c->parallel, layer_name(name, i, ffn_norm)));
     }
     if (arch->post_norms) {
         TRY(bind_norm(l, &layer->attn_post_norm, c->d_model, true, layer_name(name, i, "post_attention_norm")));
@@ -199,17 +210,10 @@ static int bind_norms(loader *l, model_layer *layer, int32_t i) {
     return 0;
 }
 
-static int bind_layer(loader *l, int32_t i) {
+/* Attention of any kind. */
+static int bind_attention(loader *l, model_layer *layer, int32_t i) {
     const model_config *c = &l->m->config;
-    model_layer *layer = &l->m->layers[i];
     char name[GGUF_MAX_NAME];
-    layer->n_head = c->shapes[i].n_head;
-    layer->n_head_kv = c->shapes[i].n_head_kv;
-    layer->kv_offset = model_kv_offset(c, i);
-    layer->windowed = c->window_pattern && (i + 1) % c->window_pattern != 0;
-    layer->has_rope = l->m->arch->rope != ROPE_NONE && c->n_rot > 0 && (!l->m->arch->rope_in_windows_only || layer->windowed) &&
-                      (c->no_rope_pattern == 0 || (i + 1) % c->no_rope_pattern != 0);
-    TRY(bind_norms(l, layer, i));
     if (c->d_latent) {
         TRY(bind_latent(l, layer, i));
     } else {
@@ -219,7 +223,112 @@ static int bind_layer(loader *l, int32_t i) {
     TRY(loader_bind_matrix(l, &layer->o, c->d_model, (int64_t)layer->n_head * (c->d_latent ? c->d_value_head : c->d_value), true,
                            layer_name(name, i, "attn_output.weight")));
     TRY(loader_bind_vector(l, &layer->o_bias, c->d_model, false, layer_name(name, i, "attn_output.bias")));
-    TRY(loader_bind_vector(l, &layer->sinks, layer->n_head, false, layer_name(name, i, "attn_sinks.weight")));
+    return loader_bind_vector(l, &layer->sinks, layer->n_head, false, layer_name(name, i, "attn_sinks.weight"));
+}
+
+/* ---- recurrent layers ------------------------------------------------------------------------------------------------- */
+
+/* [n_conv][d_conv] to [d_conv][n_conv rounded up]. */
+static void make_conv(const model_config *c, const float *values, float *out) {
+    const model_recurrence *r = &c->recurrence;
+    const size_t stride = (size_t)kern_pad16(r->n_conv);
+    for (int32_t i = 0; i < r->n_conv; i++)
+        for (int32_t k = 0; k < r->d_conv; k++) out[(size_t)k * stride + (size_t)i] = values[(size_t)i * (size_t)r->d_conv + (size_t)k];
+}
+
+/* n values for each run of `share` channels to [blocks][n][16]. */
+static void make_blocks(const model_recurrence *r, const float *values, int32_t share, int32_t n, float *out) {
+    const int32_t width = r->d_inner / r->n_group, per_group = model_scan_blocks(r) / r->n_group;
+    for (int32_t channel = 0; channel < r->d_inner; channel++) {
+        const int32_t block = channel / width * per_group + channel % width / 16, lane = channel % width % 16;
+        for (int32_t k = 0; k < n; k++)
+            out[((size_t)block * (size_t)n + (size_t)k) * 16 + (size_t)lane] = values[(size_t)(channel / share) * (size_t)n + (size_t)k];
+    }
+}
+
+static void make_channel_values(const model_config *c, const float *values, float *out) { make_blocks(&c->recurrence, values, 1, 1, out); }
+
+static void make_state_values(const model_config *c, const float *values, float *out) {
+    make_blocks(&c->recurrence, values, 1, c->recurrence.d_state, out);
+}
+
+static void make_head_values(const model_config *c, const float *values, float *out) {
+    make_blocks(&c->recurrence, values, c->recurrence.d_inner / c->recurrence.dt_rank, 1, out);
+}
+
+/* Norm of one of Mamba's parameters: with weights, without, or none. */
+static int bind_parameter_norm(loader *l, model_norm_weights *norm, int64_t n, int32_t i, const char *suffix) {
+    char name[GGUF_MAX_NAME];
+    TRY(bind_norm(l, norm, n, false, layer_name(name, i, suffix)));
+    norm->present = norm->present || l->m->config.recurrence.norm_parameters;
+    return 0;
+}
+
+static int bind_selection(loader *l, model_layer *layer, int32_t i) {
+    const model_recurrence *r = &l->m->config.recurrence;
+    char name[GGUF_MAX_NAME];
+    TRY(loader_bind_matrix(l, &layer->select, r->dt_rank + 2 * r->d_state, r->d_inner, true, layer_name(name, i, "ssm_x.weight")));
+    TRY(loader_bind_matrix(l, &layer->dt, r->d_inner, r->dt_rank, true, layer_name(name, i, "ssm_dt.weight")));
+    TRY(loader_bind_vector(l, &layer->dt_bias, r->d_inner, true, layer_name(name, i, "ssm_dt.bias")));
+    TRY(bind_parameter_norm(l, &layer->dt_norm, r->dt_rank, i, "ssm_dt_norm"));
+    TRY(bind_parameter_norm(l, &layer->b_norm, r->d_state, i, "ssm_b_norm"));
+    TRY(bind_parameter_norm(l, &layer->c_norm, r->d_state, i, "ssm_c_norm"));
+    FAIL_IF(layer->dt_norm.present != layer->b_norm.present || layer->dt_norm.present != layer->c_norm.present, l->err, WEIR_E_FORMAT,
+            layer_name(name, i, "ssm_dt_norm.weight"), "norms of dt, B and C come together or not at all");
+    TRY(loader_bind_made(l, &layer->decay, (size_t)model_scan_blocks(r) * (size_t)r->d_state * 16, make_state_values, r->d_inner, r->d_state,
+                         layer_name(name, i, "ssm_a")));
+    return loader_bind_made(l, &layer->skip, (size_t)model_scan_blocks(r) * 16, make_channel_values, r->d_inner, 1,
+                            layer_name(name, i, "ssm_d"));
+}
+
+static int bind_heads_of_scan(loader *l, model_layer *layer, int32_t i) {
+    const model_recurrence *r = &l->m->config.recurrence;
+    const size_t n = (size_t)model_scan_blocks(r) * 16;
+    char name[GGUF_MAX_NAME];
+    const gguf_tensor *t;
+    TRY(loader_bind_vector(l, &layer->dt_bias, r->dt_rank, true, layer_name(name, i, "ssm_dt.bias")));
+    TRY(loader_bind_made(l, &layer->decay, n, make_head_values, r->dt_rank, 1, layer_name(name, i, "ssm_a")));
+    TRY(loader_bind_made(l, &layer->skip, n, make_head_values, r->dt_rank, 1, layer_name(name, i, "ssm_d")));
+    int found = loader_find(l, layer_name(name, i, "ssm_norm.weight"), r->n_group, r->d_inner / r->n_group, false, &t);
+    if (found <= 0) return found;
+    layer->scan_norm.present = true;
+    return loader_add(l, (binding){.tensor = t, .n_values = r->d_inner, .vector = &layer->scan_norm.weight,
+                                    .n_bytes = (size_t)(r->d_inner + 16) * sizeof(float)});
+}
+
+static int bind_recurrent(loader *l, model_layer *layer, int32_t i) {
+    const model_config *c = &l->m->config;
+    const model_recurrence *r = &c->recurrence;
+    const bool short_conv = layer->recurrent == RECURRENT_SHORT_CONV;
+    char name[GGUF_MAX_NAME];
+    TRY(loader_bind_matrix(l, &layer->recurrent_in, r->n_in, c->d_model, true,
+                           layer_name(name, i, short_conv ? "shortconv.in_proj.weight" : "ssm_in.weight")));
+    TRY(loader_bind_matrix(l, &layer->recurrent_out, c->d_model, r->d_inner, true,
+                           layer_name(name, i, short_conv ? "shortconv.out_proj.weight" : "ssm_out.weight")));
+    TRY(loader_bind_made(l, &layer->conv, (size_t)r->d_conv * (size_t)kern_pad16(r->n_conv), make_conv, r->n_conv, r->d_conv,
+                         layer_name(name, i, short_conv ? "shortconv.conv.weight" : "ssm_conv1d.weight")));
+    TRY(loader_bind_vector(l, &layer->conv_bias, r->n_conv, false, layer_name(name, i, short_conv ? "shortconv.conv.bias" : "ssm_conv1d.bias")));
+    if (short_conv) return 0;
+    return layer->recurrent == RECURRENT_MAMBA ? bind_selection(l, layer, i) : bind_heads_of_scan(l, layer, i);
+}
+
+/* ---- the whole -------------------------------------------------------------------------------------------------------- */
+
+static int bind_layer(loader *l, int32_t i) {
+    const model_config *c = &l->m->config;
+    const model_arch *arch = l->m->arch;
+    model_layer *layer = &l->m->layers[i];
+    layer->n_head = c->shapes[i].n_head;
+    layer->n_head_kv = c->shapes[i].n_head_kv;
+    layer->kv_offset = model_kv_offset(c, i);
+    if (c->shapes[i].recurrent) layer->recurrent = arch->recurrent;
+    layer->state_offset = model_state_offset(c, i);
+    layer->windowed = c->window_pattern && (i + 1) % c->window_pattern != 0;
+    layer->has_rope = arch->rope != ROPE_NONE && c->n_rot > 0 && (!arch->rope_in_windows_only || layer->windowed) &&
+                      (c->no_rope_pattern == 0 || (i + 1) % c->no_rope_pattern != 0);
+    TRY(bind_norms(l, layer, i));
+    if (layer->n_head_kv) TRY(bind_attention(l, layer, i));
+    if (layer->recurrent) TRY(bind_recurrent(l, layer, i));
     return bind_feed_forward(l, layer, i);
 }
 
@@ -255,7 +364,9 @@ static int bind_all(loader *l) {
     weir_model *m = l->m;
     model_config *c = &m->config;
     TRY(bind_embeddings(l));
-    TRY(bind_norm(l, &m->output_norm, c->d_model, true, "output_norm"));
+    /* Files of some families name it otherwise, but not all of them. */
+    const bool renamed = m->arch->output_norm && !gguf_find_tensor(m->file, "output_norm.weight");
+    TRY(bind_norm(l, &m->output_norm, c->d_model, true, renamed ? m->arch->output_norm : "output_norm"));
     bool untied = gguf_find_tensor(m->file, "output.weight") != NULL;
     TRY(loader_bind_matrix(l, &m->output, c->n_vocab, c->d_model, true, untied ? "output.weight" : "token_embd.weight"));
     TRY(loader_bind_vector(l, &m->output_bias, c->n_vocab, false, "output.bias"));

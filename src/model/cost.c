@@ -4,7 +4,7 @@
 
 const char *model_op_name(model_op op) {
     static const char *const names[MODEL_N_OPS] = {"embedding", "norm, quantise", "QKV",     "attention", "output projection",
-                                                   "gate, up",  "down",           "experts", "head",      "waiting"};
+                                                   "gate, up",  "down",           "recurrent", "experts", "head",    "waiting"};
     return names[op];
 }
 
@@ -31,6 +31,9 @@ void model_add_weights_work(const weir_model *m, int32_t n_rows, int32_t n_outpu
             add_matrix(&layer->k_up[h], n, 1, &work[MODEL_OP_ATTENTION]);
             add_matrix(&layer->v_up[h], n, 1, &work[MODEL_OP_ATTENTION]);
         }
+        add_matrix(&layer->recurrent_in, n, 1, &work[MODEL_OP_QKV]);
+        const kern_matrix *recurrent[] = {&layer->select, &layer->dt, &layer->recurrent_out};
+        for (int k = 0; k < 3; k++) add_matrix(recurrent[k], n, 1, &work[MODEL_OP_RECURRENT]);
         add_matrix(&layer->o, n, 1, &work[MODEL_OP_OUT]);
         add_matrix(&layer->gate, n, 1, &work[MODEL_OP_GATE_UP]);
         add_matrix(&layer->up, n, 1, &work[MODEL_OP_GATE_UP]);

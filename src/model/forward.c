@@ -89,6 +89,23 @@ static void take_latent(layout_cursor *c, forward *f) {
     l->q_rows.stride = (size_t)kern_pad16(config->d_latent_query);
 }
 
+static void take_recurrent(layout_cursor *c, forward *f) {
+    const model_recurrence *r = &f->m->config.recurrence;
+    recurrent_buffers *b = &f->recurrent;
+    const size_t n = (size_t)f->n_rows_max;
+    b->in_stride = (size_t)kern_pad16(r->n_in) + 16;
+    b->conv_stride = (size_t)kern_pad16(r->n_conv) + 16;
+    b->select_stride = (size_t)kern_pad16(r->dt_rank + 2 * r->d_state) + 16;
+    b->inner_stride = (size_t)kern_pad16(r->d_inner) + 16;
+    b->in = take(c, n * b->in_stride, sizeof(float));
+    b->conv = take(c, n * b->conv_stride, sizeof(float));
+    b->select = take(c, n * b->select_stride, sizeof(float));
+    b->dt = take(c, n * b->inner_stride, sizeof(float));
+    b->y = take(c, n * b->inner_stride, sizeof(float));
+    take_rows(c, &b->inner_rows, f->n_rows_max, r->d_inner);
+    take_rows(c, &b->rank_rows, f->n_rows_max, r->dt_rank);
+}
+
 static void lay_out(forward *f, layout_cursor *c) {
     const model_config *config = &f->m->config;
     const size_t n = (size_t)f->n_rows_max;
@@ -96,6 +113,7 @@ static void lay_out(forward *f, layout_cursor *c) {
     if (f->d_ff_expert_pad > widest) widest = f->d_ff_expert_pad;
     if (f->n_att_pad > widest) widest = f->n_att_pad;
     if (config->d_latent_query > widest) widest = config->d_latent_query;
+    if (config->recurrence.d_inner > widest) widest = config->recurrence.d_inner;
     take_row_buffers(c, f, &f->shared, f->n_rows_max, true);
     take_row_buffers(c, f, &f->outputs, f->n_outputs_max, false);
     f->q = take(c, n * (size_t)f->n_q_pad, sizeof(float));
@@ -111,6 +129,7 @@ static void lay_out(forward *f, layout_cursor *c) {
     }
     if (config->n_expert) take_experts(c, f);
     if (config->d_latent) take_latent(c, f);
+    if (config->recurrence.d_inner) take_recurrent(c, f);
     f->row_pos = take(c, n, sizeof(int32_t));
     f->row_group = take(c, n, sizeof(int32_t));
     f->counters = take(c, (size_t)(config->n_layer + 1) * N_PHASES * COUNTER_STRIDE, sizeof *f->counters);
@@ -358,6 +377,7 @@ static int input_products(const forward *f, const model_layer *layer, product ou
         out[n++] = (product){&layer->k, f->k, (size_t)f->n_k_pad, layer->k_bias, false};
         out[n++] = (product){&layer->v, f->v, (size_t)f->n_v_pad, layer->v_bias, false};
     }
+    if (layer->recurrent) out[n++] = (product){&layer->recurrent_in, f->recurrent.in, f->recurrent.in_stride, NULL, false};
     return n;
 }
 
@@ -379,7 +399,7 @@ static bool layer_mixer(worker *w, const model_layer *layer, int32_t index) {
     bool int8 = false;
     for (int i = 0; i < n_products; i++) int8 = int8 || wants_int8(products[i].w);
     ask_abort(w);
-    if (w->thread == 0) forward_attention_prepare(f, layer);
+    if (w->thread == 0 && layer->n_head_kv) forward_attention_prepare(f, layer);
     absorb_pending(w);
     norm_rows(w, &layer->attn_norm, int8);
     row_barrier(w);
@@ -388,11 +408,12 @@ static bool layer_mixer(worker *w, const model_layer *layer, int32_t index) {
     if (atomic_load(&f->aborted)) return false;
     if (layer->kv_down.layout) {
         forward_latent(w, layer, index);
-    } else {
+    } else if (layer->n_head_kv) {
         forward_attention(w, layer, index);
         step_barrier(w, MODEL_OP_ATTENTION);
     }
-    attention_output(w, layer, index);
+    if (layer->n_head_kv) attention_output(w, layer, index);
+    if (layer->recurrent) forward_recurrent(w, layer, index);
     w->pending = layer;
     w->pending_ffn = false;
     return true;
@@ -475,8 +496,9 @@ static void forward_thread(void *arg, int thread) {
     embed(&w);
     mark(&w, MODEL_OP_EMBED);
     for (int32_t i = 0; i < c->n_layer; i++) {
-        if (!layer_mixer(&w, &f->m->layers[i], i)) return;
-        layer_feed_forward(&w, &f->m->layers[i], i);
+        const model_layer *layer = &f->m->layers[i];
+        if ((layer->n_head_kv || layer->recurrent) && !layer_mixer(&w, layer, i)) return;
+        if (layer->up.layout || layer->router.layout) layer_feed_forward(&w, layer, i);
     }
     output_head(&w);
     if (w.clock) step_barrier(&w, MODEL_OP_HEAD); /* the wait for the last thread belongs to the step, too */

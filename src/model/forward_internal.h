@@ -15,7 +15,7 @@ enum { REPLICATED_ROWS = 4 };
 
 /* Counters that hand out work, one for each phase of each layer. */
 enum { PHASE_IN, PHASE_ATTENTION, PHASE_OUT, PHASE_GATE_UP, PHASE_DOWN, PHASE_ROUTER, PHASE_EXPERTS_UP, PHASE_EXPERTS_DOWN,
-       PHASE_LATENT_QUERY, PHASE_LATENT_KEY, PHASE_LATENT_VALUE, N_PHASES };
+       PHASE_LATENT_QUERY, PHASE_LATENT_KEY, PHASE_LATENT_VALUE, PHASE_SELECT, PHASE_STEPS, PHASE_SCAN, PHASE_RECURRENT_OUT, N_PHASES };
 
 /* Row buffers: the residual stream, its norm, and quantised rows for the three widths that feed matrices. */
 typedef struct row_buffers {
@@ -59,6 +59,16 @@ typedef struct latent_buffers {
     kern_rows nope_rows, latent_rows; /* [n_head][n_rows] heads' queries, and attention's outputs, of width d_nope and d_latent */
 } latent_buffers;
 
+/* Recurrent blocks. Rows have room for 16 values more than they hold. */
+typedef struct recurrent_buffers {
+    float *in;                /* [n_rows][in_stride] the projected row: what is convolved, gates, step sizes of Mamba 2 */
+    float *conv;              /* [n_rows][conv_stride] after the convolution */
+    float *select;            /* [n_rows][select_stride] Mamba: step sizes of low rank, inputs and outputs of the state */
+    float *dt, *y;            /* [n_rows][inner_stride] step sizes, outputs of the scan */
+    size_t in_stride, conv_stride, select_stride, inner_stride;
+    kern_rows inner_rows, rank_rows; /* [n_rows] of width d_inner, dt_rank */
+} recurrent_buffers;
+
 /* A thread's time by operation, in cache lines of its own. */
 typedef struct op_clock {
     _Alignas(64) int64_t last_ns;    /* when the operation that runs now began */
@@ -82,6 +92,7 @@ struct forward {
     thread_scratch *scratch;         /* [n_threads] */
     expert_buffers experts;
     latent_buffers latent;
+    recurrent_buffers recurrent;
     unsigned char *memory;
     size_t memory_bytes;
 
@@ -197,6 +208,12 @@ void forward_store(const forward *f, const model_layer *layer, int32_t row, int3
 void forward_latent(worker *w, const model_layer *layer, int32_t index);
 /* The query of one head of one row against compressed keys, out[d_head], times `scale`. */
 void forward_latent_query(const forward *f, const model_layer *layer, int32_t row, int32_t head, float scale, float *out);
+
+/* ---- recurrent.c ------------------------------------------------------------------------------------------------------ */
+
+/* From f->recurrent.in to f->projected (added to attention's output in layers with both), for all rows, and the groups' next
+ * states; ends with them settled. */
+void forward_recurrent(worker *w, const model_layer *layer, int32_t index);
 
 /* ---- experts.c -------------------------------------------------------------------------------------------------------- */
 

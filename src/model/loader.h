@@ -15,6 +15,8 @@ typedef struct binding {
     kern_matrix *matrix;   /* packed, or */
     const float **vector;  /* dequantised */
     bool transposed;       /* the matrix is the transpose of n_cols rows of the tensor, in F32 */
+    /* Not NULL: the vector, zero at first, is made from the tensor's n_values values. */
+    void (*make)(const model_config *c, const float *values, float *out);
     size_t offset, n_bytes;
 } binding;
 
@@ -50,6 +52,10 @@ int loader_bind_stack(loader *l, kern_matrix **matrices, int64_t n, int64_t firs
 int loader_bind_stack_transposed(loader *l, kern_matrix **matrices, int64_t n, int64_t first, int64_t n_rows, int64_t n_rows_whole,
                                  int64_t n_cols, const char *name);
 
+/* A vector of n floats that `make` fills from the values of a tensor [n_rows][n_cols], in whatever shape. */
+int loader_bind_made(loader *l, const float **v, size_t n, void (*make)(const model_config *c, const float *values, float *out),
+                     int64_t n_rows, int64_t n_cols, const char *name);
+
 /* ---- bind.c ----------------------------------------------------------------------------------------------------------- */
 
 /* Allocates the layers of l->m and binds everything that its architecture has. */
@@ -62,8 +68,8 @@ int model_bind_finish(loader *l);
 /* Packs all bindings into memory of their own, m->weights, with all threads; source pages leave the process as they are done
  * with, so that it never holds both. WEIR_E_NOMEM, WEIR_E_CANCELLED, WEIR_E_INTERNAL (threads). */
 int packing_run(loader *l, const weir_model_options *options);
-/* Writes the values of a vector to `memory` [n_bytes]. */
-void packing_vector(const binding *b, void *memory);
+/* Writes the values of a vector to `memory` [n_bytes]. False without memory. */
+bool packing_vector(const loader *l, const binding *b, void *memory);
 /* Packs a transposed matrix into `memory`. `scratch` as for kern_pack. False without memory. */
 bool packing_transposed(const binding *b, unsigned char *memory, float *scratch);
 /* The first source row of a matrix. */

@@ -86,6 +86,7 @@ int model_memory_needed(gguf *g, model_memory *out, weir_error *err) {
     arena_free(&m.strings);
     TRY(rc);
     out->kv_token_bytes = model_page_bytes(&m.config) / KERN_PAGE;
+    out->state_bytes = model_state_bytes(&m.config);
     out->n_ctx_train = m.config.n_ctx_train;
     return 0;
 }

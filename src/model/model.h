@@ -46,7 +46,30 @@ enum { MODEL_MAX_LAYERS = 1024 };
 typedef struct model_layer_shape {
     int32_t n_head, n_head_kv;  /* n_head_kv 0 = no attention */
     int32_t d_ff;               /* width of a dense feed-forward; 0 = none */
+    bool recurrent;             /* has a recurrent block, instead of attention or beside it */
 } model_layer_shape;
+
+typedef enum model_recurrent {
+    RECURRENT_NONE,
+    RECURRENT_SHORT_CONV, /* gated short convolution (LFM2) */
+    RECURRENT_MAMBA,      /* selective scan, a decay for each channel and state (Gu, Dao 2023) */
+    RECURRENT_MAMBA2,     /* one decay a head; inputs and outputs of the state in groups (Dao, Gu 2024) */
+} model_recurrent;
+
+enum { MODEL_MAX_CONV = 64 };
+
+/* Sizes of recurrent blocks, the same in all layers. */
+typedef struct model_recurrence {
+    int32_t d_conv;             /* tokens that a convolution spans, the newest included */
+    int32_t d_inner;            /* channels */
+    int32_t d_state;            /* values of state a channel; 0 = no scan */
+    int32_t dt_rank;            /* Mamba: rank of the step sizes; Mamba 2: heads */
+    int32_t n_group;            /* Mamba 2: groups of heads that share inputs and outputs of the state */
+    int32_t n_conv;             /* convolved channels */
+    int32_t n_in;               /* width of the input projection, in which ... */
+    int32_t conv_first, gate_first; /* ... these are the first convolved and the first gate channel */
+    bool norm_parameters;       /* Mamba: step sizes, inputs and outputs of the state are normed without weights */
+} model_recurrence;
 
 typedef struct model_config {
     int32_t n_vocab, n_ctx_train, d_model, n_layer, d_head, d_value, n_rot;
@@ -56,6 +79,7 @@ typedef struct model_config {
     /* Multi-head latent attention: d_latent 0 = none. Else d_head is d_latent + n_rot, d_value is d_latent, and one KV head serves
      * all; the heads themselves have d_nope + n_rot values in queries and keys, and d_value_head in values. */
     int32_t d_latent, d_latent_query, d_nope, d_value_head; /* d_latent_query 0 = queries are not compressed */
+    model_recurrence recurrence;
     float norm_eps;
     bool parallel;              /* attention and feed-forward read the same residual stream and are added together */
     float embedding_scale;      /* 1 = none */
@@ -90,6 +114,11 @@ typedef struct model_arch {
     model_qk_norm qk_norm;
     bool optional_qk_norm;      /* not every model of the family has it */
     bool latent;                /* multi-head latent attention */
+    model_recurrent recurrent;  /* of layers without attention, */
+    bool recurrent_beside_attention; /* or of all layers */
+    bool single_blocks;         /* a layer is attention, or recurrent, or a feed-forward, after one norm */
+    bool experts_where_routed;  /* layers with a router have experts, the others are dense */
+    const char *output_norm;    /* the norm before the head, if it is not called output_norm */
     bool plain_ffn;             /* no gate: down(activation(up(x))) */
     kern_activation activation;
     bool has_experts;           /* routed experts are possible */
@@ -152,6 +181,16 @@ typedef struct model_layer {
     const float *gate_experts_bias, *up_experts_bias; /* [n_expert][d_ff_expert] or NULL */
     const float *down_experts_bias;                   /* [n_expert][d_model] or NULL */
     bool windowed, has_rope;
+    model_recurrent recurrent;
+    size_t state_offset;                              /* of the layer in a sequence's recurrent state */
+    kern_matrix recurrent_in, recurrent_out;          /* [n_in][d_model], [d_model][d_inner] */
+    kern_matrix select, dt;                           /* Mamba: [dt_rank + 2 d_state][d_inner], [d_inner][dt_rank] */
+    const float *conv, *conv_bias;                    /* [d_conv][n_conv rounded up to 16]; [n_conv] or NULL */
+    const float *dt_bias;                             /* [d_inner], of Mamba 2 [dt_rank] */
+    const float *decay, *skip;                        /* by blocks of 16 channels: [blocks][d_state][16], of Mamba 2 [blocks][16];
+                                                         [blocks][16] */
+    model_norm_weights dt_norm, b_norm, c_norm;       /* [dt_rank], [d_state], [d_state] */
+    model_norm_weights scan_norm;                     /* [n_group][d_inner / n_group] */
 } model_layer;
 
 struct weir_model {
@@ -183,6 +222,7 @@ int model_load_weights(weir_model *m, const weir_model_options *options, weir_er
  * tokeniser and the weights themselves. */
 typedef struct model_memory {
     uint64_t weights_bytes, kv_token_bytes; /* packed; KV cache per token of context */
+    uint64_t state_bytes;                   /* recurrent state of a sequence */
     uint64_t matmul_params, head_params;    /* multiply-accumulates of a token in the layers' matrices, and for its logits */
     uint64_t decode_bytes;                  /* weights read to decode one token of one sequence */
     int32_t n_ctx_train;
@@ -198,6 +238,15 @@ size_t model_page_bytes(const model_config *c);
 /* Where the keys and values of a layer begin in a page. */
 size_t model_kv_offset(const model_config *c, int32_t layer);
 
+/* ---- recurrent state -------------------------------------------------------------------------------------------------- */
+
+/* Bytes of a sequence's recurrent state; 0 = the model has none. The state of a sequence without tokens is all zeros. */
+size_t model_state_bytes(const model_config *c);
+/* Where a layer's begins. */
+size_t model_state_offset(const model_config *c, int32_t layer);
+/* Blocks of up to 16 channels, none across groups, that scans work in. */
+int32_t model_scan_blocks(const model_recurrence *r);
+
 /* ---- forward ---------------------------------------------------------------------------------------------------------- */
 
 /* Consecutive rows of a batch that belong to one sequence, at consecutive positions. */
@@ -205,6 +254,8 @@ typedef struct forward_group {
     int32_t row_begin, n_rows;
     int32_t pos_begin;            /* position of the first row; keys 0..pos are in the pages or in this group */
     unsigned char *const *pages;  /* page i holds positions [32 i, 32 i + 32) */
+    const unsigned char *state_in; /* recurrent state after pos_begin tokens, aligned to KERN_ALIGN; may be NULL if there is none */
+    unsigned char *state_out;     /* gets the state after the group's last row; not state_in */
 } forward_group;
 
 typedef struct forward_batch {
@@ -242,6 +293,7 @@ typedef enum model_op {
     MODEL_OP_OUT,       /* attention's output projection */
     MODEL_OP_GATE_UP,   /* with the activation function */
     MODEL_OP_DOWN,
+    MODEL_OP_RECURRENT, /* convolutions, scans and their projections, but for the first one */
     MODEL_OP_EXPERTS,   /* all of the routed experts, their router and their row work */
     MODEL_OP_HEAD,      /* logits */
     MODEL_OP_WAIT,      /* at barriers */

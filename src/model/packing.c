@@ -64,9 +64,16 @@ bool packing_transposed(const binding *b, unsigned char *memory, float *scratch)
     return true;
 }
 
-void packing_vector(const binding *b, void *memory) {
+bool packing_vector(const loader *l, const binding *b, void *memory) {
     const quant_format *format = b->tensor->format;
-    format->dequantise(source(b), memory, (size_t)(b->n_values / format->block_size));
+    float *values = b->make ? malloc((size_t)b->n_values * sizeof(float)) : memory;
+    if (values == NULL) return false;
+    format->dequantise(source(b), values, (size_t)(b->n_values / format->block_size));
+    if (b->make == NULL) return true;
+    memset(memory, 0, b->n_bytes);
+    b->make(&l->m->config, values, memory);
+    free(values);
+    return true;
 }
 
 /* Asks for bytes [begin, end) of the sources of bindings i, i + 1, ... taken as one sequence. */
@@ -93,7 +100,7 @@ static void pack_thread(void *arg, int thread) {
         while (chunk >= p->first_chunk[i + 1]) i++;
         const binding *b = &l->bindings[i];
         if (b->vector) {
-            packing_vector(b, l->m->weights + b->offset);
+            if (!packing_vector(l, b, l->m->weights + b->offset)) atomic_store(&p->failed, true);
             continue;
         }
         if (b->transposed) {

@@ -65,8 +65,8 @@ static bool sample_matches(reading *r, size_t i, unsigned char *scratch, float *
     const binding *bindings = r->l->bindings, *b = &bindings[i];
     const unsigned char *kept = r->data + b->offset;
     if (b->vector) {
-        packing_vector(b, scratch);
-        return memcmp(scratch, kept, (size_t)b->n_values * sizeof(float)) == 0;
+        const size_t n_bytes = b->make ? b->n_bytes : (size_t)b->n_values * sizeof(float);
+        return packing_vector(r->l, b, scratch) && memcmp(scratch, kept, n_bytes) == 0;
     }
     if (i > 0 && bindings[i - 1].tensor == b->tensor) return true;
     if (b->transposed)

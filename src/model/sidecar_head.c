@@ -48,7 +48,8 @@ static int identify(const gguf *g, unsigned char out[16], weir_error *err) {
 static void fill_entry(sidecar_entry *e, const binding *b) {
     const gguf_string name = b->tensor->name;
     memcpy(e->tensor, name.text, name.n_bytes < sizeof e->tensor ? name.n_bytes : sizeof e->tensor);
-    snprintf(e->layout, sizeof e->layout, "%s%s", b->transposed ? "T " : "", b->matrix ? b->matrix->layout->name : "vector");
+    snprintf(e->layout, sizeof e->layout, "%s%s", b->transposed ? "T " : b->make ? "made " : "",
+             b->matrix ? b->matrix->layout->name : "vector");
     e->first = (uint64_t)b->first;
     e->n_rows = b->matrix ? (uint64_t)b->matrix->n_rows : 1;
     e->n_cols = b->matrix ? (uint64_t)b->matrix->n_cols : (uint64_t)b->n_values;

@@ -82,6 +82,23 @@ int loader_bind_vector(loader *l, const float **v, int64_t n, bool required, con
     return loader_bind_part(l, v, 0, n, n, required, name);
 }
 
+int loader_bind_made(loader *l, const float **v, size_t n, void (*make)(const model_config *c, const float *values, float *out),
+                     int64_t n_rows, int64_t n_cols, const char *name) {
+    const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
+    FAIL_IF(t == NULL, l->err, WEIR_E_FORMAT, name, "the tensor is missing (architecture %s needs it)", l->m->arch->name);
+    const uint64_t rows = (uint64_t)n_rows, cols = (uint64_t)n_cols;
+    const bool is_matrix = t->dims[0] == cols && t->dims[1] == rows && t->dims[2] == 1;
+    /* One value a row: also stored as a vector. */
+    const bool is_vector = cols == 1 && t->dims[0] == rows && t->dims[1] == 1 && t->dims[2] == 1;
+    char shape[64];
+    loader_format_shape(shape, t->dims, t->n_dims);
+    FAIL_IF(!(is_matrix || is_vector) || t->dims[3] != 1, l->err, WEIR_E_FORMAT, name, "the shape is %s; the metadata ask for %lld x %lld",
+            shape, (long long)n_cols, (long long)n_rows);
+    FAIL_IF(t->format->dequantise == NULL, l->err, WEIR_E_UNSUPPORTED, name, "tensor type %s cannot be computed with", t->format->name);
+    TRY(loader_add(l, (binding){.tensor = t, .n_values = (int64_t)t->n_values, .vector = v, .make = make, .n_bytes = n * sizeof(float)}));
+    return 1;
+}
+
 static int bind_stack(loader *l, kern_matrix **matrices, int64_t n, int64_t first, int64_t n_rows, int64_t n_rows_whole, int64_t n_cols,
                       bool transposed, const char *name) {
     const gguf_tensor *t = gguf_find_tensor(l->m->file, name);

@@ -99,6 +99,30 @@ static void flat_key_map(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.attn_
 static void short_latent_norm(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.attn_kv_a_norm.weight", 1, (const uint64_t[]){16}); }
 static void short_kv_map(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.attn_kv_b.weight", 2, (const uint64_t[]){32, 160}); }
 
+static void no_state_size(gguf_builder *b) { gguf_builder_drop_key(b, "mamba.ssm.state_size"); }
+static void long_convolution(gguf_builder *b) { gguf_builder_u32(b, "mamba.ssm.conv_kernel", 65); }
+static void uneven_scan_heads(gguf_builder *b) { gguf_builder_u32(b, "mamba2.ssm.time_step_rank", 7); }
+static void uneven_scan_groups(gguf_builder *b) { gguf_builder_u32(b, "mamba2.ssm.group_count", 3); }
+static void no_decay(gguf_builder *b) { gguf_builder_drop_tensor(b, "blk.1.ssm_a"); }
+static void short_decay(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.ssm_a", 2, (const uint64_t[]){4, 96}); }
+static void turned_convolution(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.ssm_conv1d.weight", 2, (const uint64_t[]){96, 4}); }
+static void short_skip(gguf_builder *b) { gguf_builder_reshape(b, "blk.0.ssm_d", 2, (const uint64_t[]){1, 5}); }
+static void one_norm_of_three(gguf_builder *b) { gguf_builder_drop_tensor(b, "blk.0.ssm_b_norm.weight"); }
+static void few_head_counts(gguf_builder *b) {
+    const int32_t counts[2] = {0, 2};
+    gguf_builder_array(b, "lfm2.attention.head_count_kv", GGUF_INT32, counts, 2, sizeof counts[0]);
+}
+static void odd_head_count(gguf_builder *b) {
+    const int32_t counts[3] = {0, 3, 0};
+    gguf_builder_array(b, "lfm2.attention.head_count_kv", GGUF_INT32, counts, 3, sizeof counts[0]);
+}
+static void text_head_counts(gguf_builder *b) {
+    static const char *const counts[3] = {"none", "two", "none"};
+    gguf_builder_strings(b, "lfm2.attention.head_count_kv", counts, 3);
+}
+static void no_short_conv(gguf_builder *b) { gguf_builder_drop_tensor(b, "blk.2.shortconv.conv.weight"); }
+static void no_cache_length(gguf_builder *b) { gguf_builder_drop_key(b, "lfm2.shortconv.l_cache"); }
+
 static const bad_model cases[] = {
     {"no architecture", no_architecture, WEIR_E_FORMAT, "general.architecture", "missing"},
     {"architecture is a number", number_architecture, WEIR_E_FORMAT, "general.architecture", ""},
@@ -153,6 +177,20 @@ static const bad_model cases[] = {
     {"no map to keys", no_key_map, WEIR_E_FORMAT, "blk.1.attn_k_b.weight", "missing", "deepseek2"},
     {"a flat map to keys", flat_key_map, WEIR_E_FORMAT, "blk.0.attn_k_b.weight", "32 x 64", "deepseek2"},
     {"a short norm of the latent", short_latent_norm, WEIR_E_FORMAT, "blk.0.attn_kv_a_norm.weight", "16", "deepseek2"},
+    {"no state size", no_state_size, WEIR_E_FORMAT, "mamba.ssm.state_size", "missing", "mamba"},
+    {"a convolution over 65 tokens", long_convolution, WEIR_E_FORMAT, "mamba.ssm.conv_kernel", "1 to 64", "mamba"},
+    {"heads that channels cannot fill", uneven_scan_heads, WEIR_E_FORMAT, "mamba2.ssm.time_step_rank", "80 channels", "mamba2"},
+    {"groups that heads cannot fill", uneven_scan_groups, WEIR_E_FORMAT, "mamba2.ssm.group_count", "10 heads", "mamba2"},
+    {"no decay", no_decay, WEIR_E_FORMAT, "blk.1.ssm_a", "missing", "mamba2"},
+    {"a short decay", short_decay, WEIR_E_FORMAT, "blk.0.ssm_a", "4 x 96", "mamba"},
+    {"a turned convolution", turned_convolution, WEIR_E_FORMAT, "blk.0.ssm_conv1d.weight", "96 x 4", "mamba"},
+    {"a short skip", short_skip, WEIR_E_FORMAT, "blk.0.ssm_d", "1 x 5", "mamba2"},
+    {"two norms where there are three", one_norm_of_three, WEIR_E_FORMAT, "blk.0.ssm_dt_norm.weight", "together", "jamba"},
+    {"head counts for two of three layers", few_head_counts, WEIR_E_FORMAT, "lfm2.attention.head_count_kv", "2 numbers", "lfm2"},
+    {"a head count that does not share evenly", odd_head_count, WEIR_E_FORMAT, "lfm2.attention.head_count_kv", "4 heads", "lfm2"},
+    {"head counts in words", text_head_counts, WEIR_E_FORMAT, "lfm2.attention.head_count_kv", "no integer", "lfm2"},
+    {"no short convolution", no_short_conv, WEIR_E_FORMAT, "blk.2.shortconv.conv.weight", "missing", "lfm2"},
+    {"no length of the short convolution", no_cache_length, WEIR_E_FORMAT, "lfm2.shortconv.l_cache", "missing", "lfm2"},
     {"a short map to keys and values", short_kv_map, WEIR_E_FORMAT, "blk.0.attn_kv_b.weight", "32 x 160", "deepseek2-old"},
 };
 

@@ -540,6 +540,109 @@ static void bench(void) {
     }
 }
 
+/* ---- recurrent operations --------------------------------------------------------------------------------------------- */
+
+static void test_short_conv(void **state) {
+    (void)state;
+    enum { N = 37, TAPS = 5 };
+    float rows[TAPS][N], weight[TAPS * 48], bias[N], out[N], reference[N];
+    const float *taps[TAPS];
+    for (int k = 0; k < TAPS; k++) {
+        taps[k] = rows[k];
+        for (int i = 0; i < N; i++) rows[k][i] = random_float(2.0f);
+        for (int i = 0; i < 48; i++) weight[k * 48 + i] = random_float(1.0f);
+    }
+    for (int i = 0; i < N; i++) bias[i] = random_float(1.0f);
+    for (int variant = 0; variant < 4; variant++) {
+        const kern_conv c = {.d_conv = 1 + variant, .weight = weight, .stride = 48, .bias = variant & 1 ? bias : NULL, .silu = variant & 2};
+        kern_ops_reference.short_conv(&c, taps, N, reference);
+        for (int i = 0; i < N; i++) {
+            double sum = c.bias ? (double)bias[i] : 0;
+            for (int k = 0; k < c.d_conv; k++) sum += (double)rows[k][i] * (double)weight[k * 48 + i];
+            if (c.silu) sum /= 1 + exp(-sum);
+            assert_true(fabs((double)reference[i] - sum) < 1e-5);
+        }
+        for (size_t l = 0; l < sizeof level_names / sizeof level_names[0]; l++) {
+            const kern_ops *ops = kern_level(level_names[l]);
+            if (ops == NULL) continue;
+            ops->short_conv(&c, taps, N, out);
+            assert_memory_equal(out, reference, sizeof out);
+            memcpy(out, rows[0], sizeof out);
+            ops->multiply(out, rows[1], N);
+            for (int i = 0; i < N; i++) assert_true(out[i] == rows[0][i] * rows[1][i]);
+        }
+    }
+}
+
+enum { SCAN_TOKENS = 9, MAX_STATE = 19 };
+
+typedef struct scan_data {
+    float x[SCAN_TOKENS][16], dt[SCAN_TOKENS][16], gate[SCAN_TOKENS][16], bc[SCAN_TOKENS][2 * MAX_STATE];
+    float decay[MAX_STATE][16], skip[16], state[MAX_STATE][16];
+} scan_data;
+
+/* Tokens in runs of `chunk`, as a prompt may be cut. */
+static void run_scan(const kern_ops *ops, const scan_data *d, int d_state, int n_lanes, bool shared, int chunk, float y[][16],
+                     float state[][16]) {
+    memcpy(state, d->state, sizeof d->state);
+    for (int at = 0; at < SCAN_TOKENS; at += chunk) {
+        const kern_scan s = {.n_tok = SCAN_TOKENS - at < chunk ? SCAN_TOKENS - at : chunk, .d_state = d_state, .n_lanes = n_lanes,
+                             .shared_decay = shared, .decay = d->decay[0], .skip = d->skip, .x = d->x[at], .dt = d->dt[at],
+                             .gate = d->gate[at], .x_stride = 16, .dt_stride = 16, .gate_stride = 16, .b = d->bc[at],
+                             .c = d->bc[at] + d_state, .bc_stride = 2 * MAX_STATE, .state_in = state[0], .state_out = state[0], .y = y[at],
+                             .y_stride = 16};
+        ops->scan(&s);
+    }
+}
+
+static void exact_scan(const scan_data *d, int d_state, int lane, bool shared, double *y) {
+    double state[MAX_STATE];
+    for (int n = 0; n < d_state; n++) state[n] = (double)d->state[n][lane];
+    for (int t = 0; t < SCAN_TOKENS; t++) {
+        const double dt = log1p(exp((double)d->dt[t][lane])), x = (double)d->x[t][lane], gate = (double)d->gate[t][lane];
+        y[t] = (double)d->skip[lane] * x;
+        for (int n = 0; n < d_state; n++) {
+            state[n] = state[n] * exp(dt * (double)d->decay[shared ? 0 : n][lane]) + (double)d->bc[t][n] * dt * x;
+            y[t] += state[n] * (double)d->bc[t][d_state + n];
+        }
+        y[t] *= gate / (1 + exp(-gate));
+    }
+}
+
+static void one_scan(const scan_data *d, int d_state, int n_lanes, bool shared) {
+    float reference[SCAN_TOKENS][16] = {{0}}, y[SCAN_TOKENS][16], state_reference[MAX_STATE][16], state_out[MAX_STATE][16];
+    double exact[SCAN_TOKENS];
+    run_scan(&kern_ops_reference, d, d_state, n_lanes, shared, SCAN_TOKENS, reference, state_reference);
+    for (int lane = 0; lane < n_lanes; lane++) {
+        exact_scan(d, d_state, lane, shared, exact);
+        for (int t = 0; t < SCAN_TOKENS; t++)
+            if (fabs((double)reference[t][lane] - exact[t]) > 2e-5 * (1 + fabs(exact[t])))
+                fail_msg("scan token %d lane %d: %g, expected %g", t, lane, (double)reference[t][lane], exact[t]);
+    }
+    for (size_t l = 0; l < sizeof level_names / sizeof level_names[0]; l++) {
+        const kern_ops *ops = kern_level(level_names[l]);
+        for (int chunk = 1; ops && chunk <= SCAN_TOKENS; chunk += 2) {
+            memset(y, 0, sizeof y); /* lanes beyond the last are not written */
+            run_scan(ops, d, d_state, n_lanes, shared, chunk, y, state_out);
+            assert_memory_equal(y, reference, sizeof y);
+            assert_memory_equal(state_out, state_reference, sizeof(float) * 16 * (size_t)d_state);
+        }
+    }
+}
+
+static void test_scan(void **state) {
+    (void)state;
+    static const int states[] = {1, 3, 16, MAX_STATE};
+    scan_data d;
+    float *values = (float *)&d;
+    for (size_t i = 0; i < sizeof d / sizeof(float); i++) values[i] = random_float(1.0f);
+    for (int n = 0; n < MAX_STATE; n++)
+        for (int i = 0; i < 16; i++) d.decay[n][i] = -0.1f - fabsf(d.decay[n][i]);
+    for (int t = 0; t < SCAN_TOKENS; t++)
+        for (int i = 0; i < 16; i++) d.dt[t][i] *= t == 3 ? 40.0f : 4.0f;
+    for (int variant = 0; variant < 16; variant++) one_scan(&d, states[variant % 4], variant & 4 ? 16 : 5, variant & 8);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
         bench();
@@ -550,6 +653,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products),  cmocka_unit_test(test_add),       cmocka_unit_test(test_row_operations),
         cmocka_unit_test(test_quantise),  cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_short_conv),
+        cmocka_unit_test(test_scan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

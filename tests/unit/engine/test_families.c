@@ -16,7 +16,7 @@
 enum { N_PROMPTS = 4, MAX_PROMPT = 150, N_GENERATED = 3, N_OTHERS = 5, N_CTX = 256 };
 
 static const char *const levels[] = {"reference", "avx2", "avx512"};
-static const char *const generating[] = {"deepseek2", "deepseek2-old"};
+static const char *const generating[] = {"deepseek2", "deepseek2-old", "mamba", "mamba2", "jamba", "granitehybrid", "falcon-h1", "nemotron_h", "lfm2"};
 static const int32_t prompt_lengths[N_PROMPTS] = {1, 2, 33, MAX_PROMPT};
 static char model_path[] = "/tmp/weir-test-families-XXXXXX";
 
@@ -179,10 +179,86 @@ static void test_abort(void **state) {
     }
 }
 
+/* With recurrent state a sequence goes back to nothing, or to a checkpoint; without, anywhere. */
+static void test_going_back(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof generating / sizeof generating[0]; i++) {
+        write_family(generating[i]);
+        weir_model *m = open_model("avx512");
+        engine *e = open_engine(m, 1);
+        const size_t n_bytes = (size_t)weir_model_get_info(m)->n_vocab * sizeof(float);
+        const int32_t tokens[] = {3, 4, 5, 6, 7, 8, 9};
+        const bool recurrent = engine_state_bytes(e) != 0;
+        float *wanted = malloc(n_bytes);
+        engine_seq *seq = NULL, *other = NULL;
+        engine_checkpoint *empty = NULL, *three = NULL;
+        assert_int_equal(recurrent, strncmp(generating[i], "deepseek2", 9) != 0);
+        assert_int_equal(engine_seq_open(e, 16, &seq, NULL), 0);
+        assert_int_equal(engine_checkpoint_save(seq, &empty, NULL), 0);
+        engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 3, .want_logits = true};
+        assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
+        assert_int_equal(engine_checkpoint_save(seq, &three, NULL), 0);
+        assert_int_equal(engine_checkpoint_length(three), 3);
+        item = (engine_item){.seq = seq, .tokens = tokens + 3, .n_tok = 4, .want_logits = true};
+        assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
+        memcpy(wanted, engine_logits(e, 0), n_bytes);
+        assert_int_equal(engine_seq_can_truncate(seq, 3), !recurrent);
+        assert_true(engine_seq_can_truncate(seq, 0) && engine_seq_can_truncate(seq, 7));
+        assert_false(engine_seq_can_truncate(seq, 8));
+        engine_seq_truncate(seq, 3);
+        assert_int_equal(engine_seq_length(seq), recurrent ? 7 : 3);
+        assert_true(engine_checkpoint_restore(seq, three));
+        assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
+        assert_memory_equal(wanted, engine_logits(e, 0), n_bytes);
+        for (int k = 0; k < 2; k++) { /* from the start again, one way and the other */
+            if (k == 0) engine_seq_truncate(seq, 0);
+            else assert_true(engine_checkpoint_restore(seq, empty));
+            assert_int_equal(engine_seq_length(seq), 0);
+            engine_item whole = {.seq = seq, .tokens = tokens, .n_tok = 7, .want_logits = true};
+            assert_int_equal(engine_step(e, &whole, 1, NULL, NULL, NULL), 0);
+            assert_memory_equal(wanted, engine_logits(e, 0), n_bytes);
+        }
+        assert_int_equal(engine_seq_open(e, 16, &other, NULL), 0);
+        assert_false(engine_checkpoint_restore(other, three)); /* it is shorter */
+        engine_checkpoint_free(&empty);
+        engine_checkpoint_free(&three);
+        engine_seq_close(e, &other);
+        engine_seq_close(e, &seq);
+        engine_close(&e);
+        weir_model_close(&m);
+        free(wanted);
+    }
+}
+
+/* States are as many as sequences may run, and come back. */
+static void test_states(void **state) {
+    (void)state;
+    write_family("mamba2");
+    weir_model *m = open_model("avx512");
+    engine *e = open_engine(m, 1);
+    weir_error err = {0};
+    engine_seq *seqs[N_OTHERS + 2];
+    const int32_t token = 5;
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i <= N_OTHERS; i++) {
+            assert_int_equal(engine_seq_open(e, 16, &seqs[i], NULL), 0);
+            engine_item item = {.seq = seqs[i], .tokens = &token, .n_tok = 1};
+            assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
+        }
+        assert_int_equal(engine_seq_open(e, 16, &seqs[N_OTHERS + 1], &err), WEIR_E_LIMIT);
+        assert_string_equal(err.place, "recurrent state");
+        for (int i = 0; i <= N_OTHERS; i++) engine_seq_close(e, &seqs[i]);
+    }
+    engine_close(&e);
+    weir_model_close(&m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bit_identity),
         cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_going_back),
+        cmocka_unit_test(test_states),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
 }
