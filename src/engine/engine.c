@@ -86,6 +86,10 @@ static int choose_sizes(engine *e, const weir_engine_options *o, weir_error *err
     e->n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
     if (e->n_batch < e->n_parallel) e->n_batch = e->n_parallel;
     e->n_ctx = o->n_ctx ? o->n_ctx : c->n_ctx_train;
+    if (e->model->positions && e->n_ctx > c->n_ctx_train) e->n_ctx = c->n_ctx_train; /* no more positions were learned */
+    /* Tokens that see the whole text need all of it in one step. */
+    if (!c->causal && !o->n_batch && e->n_batch < e->n_ctx) e->n_batch = e->n_ctx;
+    if (!c->causal && e->n_ctx > e->n_batch) e->n_ctx = e->n_batch;
     uint64_t n_bytes = (uint64_t)o->kv_cache_bytes;
     if (n_bytes == 0) {
         /* Requests that name no length may each need a whole context; memory is only taken as pages are used. */
@@ -178,6 +182,7 @@ void engine_close(engine **ee) {
 
 int32_t engine_n_ctx(const engine *e) { return e->n_ctx; }
 int32_t engine_n_batch(const engine *e) { return e->n_batch; }
+bool engine_can_generate(const engine *e) { return model_generates(e->model); }
 int32_t engine_n_parallel(const engine *e) { return e->n_parallel; }
 int32_t engine_n_threads(const engine *e) { return pool_n_threads(e->threads); }
 int64_t engine_kv_tokens_total(const engine *e) { return (int64_t)e->n_pages * KERN_PAGE; }
@@ -270,6 +275,8 @@ void engine_checkpoint_free(engine_checkpoint **c) {
 
 static int check_items(const engine *e, const engine_item *items, int32_t n_items, weir_error *err) {
     int64_t n_rows = 0;
+    FAIL_IF(!model_generates(e->model), err, WEIR_E_UNSUPPORTED, e->model->info.path,
+            "the model computes embeddings (architecture %s); it cannot generate text", e->model->info.architecture);
     FAIL_IF(n_items < 1 || n_items > e->n_parallel, err, WEIR_E_INVALID, NULL, "%d items in a step; 1 to %d are possible", n_items,
             e->n_parallel);
     for (int32_t i = 0; i < n_items; i++) {
@@ -337,3 +344,66 @@ int engine_step_all(engine *e, const engine_item *item, float *out, weir_error *
 int engine_measure(engine *e, weir_error *err) { return forward_measure(e->pass, err); }
 
 void engine_measured(const engine *e, double ns[MODEL_N_OPS]) { forward_measured(e->pass, ns); }
+
+/* ---- embeddings ------------------------------------------------------------------------------------------------------- */
+
+int32_t engine_embedding_size(const engine *e, engine_pooling pooling) {
+    const model_config *c = &e->model->config;
+    if (pooling == ENGINE_POOLING_OF_MODEL) pooling = (engine_pooling)c->pooling;
+    if (pooling == ENGINE_POOLING_NONE) return 0;
+    return pooling == ENGINE_POOLING_RANK ? model_n_classes(e->model) : c->d_model;
+}
+
+/* States of all tokens, in steps of n_batch, which hold the whole text where its tokens see all of it. */
+static int compute_states(engine *e, engine_seq *seq, const int32_t *tokens, int32_t n_tok, float *states, weir_error *err) {
+    const size_t d = (size_t)e->model->config.d_model;
+    for (int32_t at = 0; at < n_tok; at += e->n_batch) {
+        const engine_item item = {.seq = seq, .tokens = tokens + at, .n_tok = n_tok - at < e->n_batch ? n_tok - at : e->n_batch};
+        for (int32_t i = 0; i < item.n_tok; i++) e->output_rows[i] = i;
+        e->groups[0] = make_group(e, &item, 0, 0);
+        const forward_batch batch = {.tokens = item.tokens, .n_rows = item.n_tok, .groups = e->groups, .n_groups = 1,
+                                     .output_rows = e->output_rows, .n_outputs = item.n_tok, .states = states + (size_t)at * d};
+        TRY(run_batch(e, &batch, &item, 1, err));
+    }
+    return 0;
+}
+
+static void pool_states(engine *e, const float *states, int32_t n_tok, engine_pooling pooling, float *pooled) {
+    const kern_ops *ops = e->model->ops;
+    const int32_t d = e->model->config.d_model;
+    const bool last = pooling == ENGINE_POOLING_LAST || (pooling == ENGINE_POOLING_RANK && e->model->config.causal);
+    const float *one = states + (last ? (size_t)(n_tok - 1) * (size_t)d : 0);
+    if (pooling == ENGINE_POOLING_RANK) {
+        forward_classify(e->pass, one, pooled);
+        return;
+    }
+    memcpy(pooled, one, (size_t)d * sizeof(float));
+    if (pooling != ENGINE_POOLING_MEAN) return;
+    for (int32_t i = 1; i < n_tok; i++) ops->add(pooled, states + (size_t)i * (size_t)d, d);
+    ops->scale(pooled, 1.0f / (float)n_tok, d);
+}
+
+static int check_text(const engine *e, const int32_t *tokens, int32_t n_tok, engine_pooling pooling, weir_error *err) {
+    FAIL_IF(pooling < ENGINE_POOLING_NONE || pooling > ENGINE_POOLING_RANK, err, WEIR_E_INVALID, NULL, "there is no pooling %d", (int)pooling);
+    FAIL_IF(pooling != ENGINE_POOLING_NONE && engine_embedding_size(e, pooling) == 0, err, WEIR_E_INVALID, NULL,
+            "the model has no classifier to rank by");
+    FAIL_IF(n_tok < 1, err, WEIR_E_INVALID, NULL, "a text without tokens has no embedding");
+    for (int32_t i = 0; i < n_tok; i++)
+        FAIL_IF(tokens[i] < 0 || tokens[i] >= e->model->config.n_vocab, err, WEIR_E_INVALID, NULL, "token %d is outside the vocabulary of %d",
+                tokens[i], e->model->config.n_vocab);
+    return 0;
+}
+
+int engine_embed(engine *e, const int32_t *tokens, int32_t n_tok, engine_pooling pooling, float *states, float *pooled, weir_error *err) {
+    engine_seq *seq = NULL;
+    if (pooling == ENGINE_POOLING_OF_MODEL) pooling = (engine_pooling)e->model->config.pooling;
+    TRY(check_text(e, tokens, n_tok, pooling, err));
+    TRY(engine_seq_open(e, n_tok, &seq, err));
+    float *own = states ? states : malloc((size_t)n_tok * (size_t)e->model->config.d_model * sizeof *own);
+    int rc = own ? compute_states(e, seq, tokens, n_tok, own, err)
+                 : error_set(err, WEIR_E_NOMEM, NULL, "no memory for the states of %d tokens", n_tok);
+    if (rc == 0 && pooling != ENGINE_POOLING_NONE && pooled) pool_states(e, own, n_tok, pooling, pooled);
+    if (own != states) free(own);
+    engine_seq_close(e, &seq);
+    return rc;
+}

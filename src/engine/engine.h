@@ -22,6 +22,16 @@ typedef struct engine_item {
     bool want_logits; /* of the last token */
 } engine_item;
 
+/* How the states of a text's tokens become one embedding: numbered as GGUF files do. */
+typedef enum engine_pooling {
+    ENGINE_POOLING_OF_MODEL = -1,
+    ENGINE_POOLING_NONE,   /* only the tokens' states */
+    ENGINE_POOLING_MEAN,   /* their mean */
+    ENGINE_POOLING_FIRST,  /* that of the first token (CLS) */
+    ENGINE_POOLING_LAST,
+    ENGINE_POOLING_RANK,   /* the scores of the model's classifier */
+} engine_pooling;
+
 /* Uses n_threads, n_ctx, n_parallel, n_batch and kv_cache_bytes of `options` (may be NULL), with weir.h's defaults; n_parallel
  * also bounds the items of a step. The model must outlive the engine. WEIR_E_NOMEM, WEIR_E_INVALID, WEIR_E_INTERNAL. */
 int engine_open(engine **out, const weir_model *model, const weir_engine_options *options, weir_error *err);
@@ -29,6 +39,7 @@ void engine_close(engine **e); /* all sequences must be closed */
 
 int32_t engine_n_ctx(const engine *e);     /* longest sequence */
 int32_t engine_n_batch(const engine *e);   /* most tokens in a step */
+bool engine_can_generate(const engine *e); /* false: the model computes embeddings only */
 int32_t engine_n_parallel(const engine *e); /* most items in a step */
 int32_t engine_n_threads(const engine *e);
 int64_t engine_kv_tokens_total(const engine *e);
@@ -61,7 +72,7 @@ void engine_checkpoint_free(engine_checkpoint **c);
 
 /* Appends the items' tokens to their sequences and computes the wanted logits. On failure no sequence has advanced.
  * `abort` (may be NULL) is asked between layers: true ends the step with WEIR_E_CANCELLED. WEIR_E_INVALID: too many tokens or
- * items, a token out of range, an item beyond its sequence's room. */
+ * items, a token out of range, an item beyond its sequence's room. WEIR_E_UNSUPPORTED: the model cannot generate. */
 int engine_step(engine *e, const engine_item *items, int32_t n_items, bool (*abort)(void *user), void *user, weir_error *err);
 /* Logits of items[i] of the last step, [n_vocab], if it wanted them; valid until the next step. */
 const float *engine_logits(const engine *e, int32_t i);
@@ -69,6 +80,14 @@ const float *engine_logits(const engine *e, int32_t i);
 /* All logits of one step, for evaluation: as engine_step with one item, then logits of every token, [n_tok][n_vocab rounded
  * up to 16], into out. */
 int engine_step_all(engine *e, const engine_item *item, float *out, weir_error *err);
+
+/* Values of a pooled embedding; 0 with ENGINE_POOLING_NONE, and with ENGINE_POOLING_RANK if the model has no classifier. */
+int32_t engine_embedding_size(const engine *e, engine_pooling pooling);
+/* The final states of a text's tokens, states[n_tok][d_model] (NULL: not wanted), and its embedding, pooled[engine_embedding_size]
+ * (not normalised; NULL if that is 0). Any model will do; it takes pages for the text while it runs. WEIR_E_CONTEXT: n_tok exceeds
+ * the context, or, where tokens see the whole text, a step. WEIR_E_LIMIT: no pages are free. WEIR_E_INVALID: no tokens, one out of
+ * range, a pooling that the model lacks. */
+int engine_embed(engine *e, const int32_t *tokens, int32_t n_tok, engine_pooling pooling, float *states, float *pooled, weir_error *err);
 
 /* Measures from now on where the time of steps goes, from zero (model.h's operations). WEIR_E_NOMEM. */
 int engine_measure(engine *e, weir_error *err);

@@ -158,6 +158,56 @@ static const model_arch table[] = {
      .alibi_max_bias = 8.0f,
      .plain_ffn = true,
      .activation = KERN_GELU},
+    {.name = "bert",
+     .norm = NORM_LAYER,
+     .rope = ROPE_NONE,
+     .positions = POSITIONS_LEARNED,
+     .encoder = true,
+     .no_pre_norms = true,
+     .sum_norms = true,
+     .embedding_norm = true,
+     .plain_ffn = true,
+     .activation = KERN_GELU},
+    {.name = "nomic-bert",
+     .norm = NORM_LAYER,
+     .rope = ROPE_HALVES,
+     .encoder = true,
+     .no_pre_norms = true,
+     .sum_norms = true,
+     .embedding_norm = true},
+    {.name = "nomic-bert-moe",
+     .norm = NORM_LAYER,
+     .rope = ROPE_HALVES,
+     .encoder = true,
+     .no_pre_norms = true,
+     .sum_norms = true,
+     .embedding_norm = true,
+     .plain_ffn = true,
+     .activation = KERN_GELU,
+     .has_experts = true,
+     .experts_where_routed = true},
+    {.name = "jina-bert-v2",
+     .norm = NORM_LAYER,
+     .rope = ROPE_NONE,
+     .positions = POSITIONS_ALIBI,
+     .alibi_max_bias = 8.0f,
+     .qk_norm = QK_NORM_ROW,
+     .optional_qk_norm = true,
+     .encoder = true,
+     .no_pre_norms = true,
+     .sum_norms = true,
+     .embedding_norm = true,
+     .optional_gate = true,
+     .activation = KERN_GELU},
+    {.name = "jina-bert-v3",
+     .norm = NORM_LAYER,
+     .rope = ROPE_HALVES,
+     .encoder = true,
+     .no_pre_norms = true,
+     .sum_norms = true,
+     .embedding_norm = true,
+     .plain_ffn = true,
+     .activation = KERN_GELU},
     {.name = "mpt", .norm = NORM_LAYER, .rope = ROPE_NONE, .positions = POSITIONS_ALIBI, .plain_ffn = true, .activation = KERN_GELU},
 };
 
@@ -338,6 +388,16 @@ static int read_scales(model_config *c, const model_arch *arch, const gguf *g, w
     TRY(read_float(g, arch, "attention.temperature_scale", 0.0f, &c->temperature_scale, err));
     TRY(read_int(g, arch, "attention.temperature_length", 0, INT32_MAX, 0, &c->temperature_length, err));
     if (c->temperature_length == 0) c->temperature_length = c->rope[0].n_ctx_original;
+    char key[128];
+    int32_t pooling;
+    c->causal = !arch->encoder;
+    TRY(gguf_get_bool(g, key_of(key, arch, "attention.causal"), &c->causal, err));
+    /* Texts that are seen whole are kept for one step only. */
+    c->kv_f32 = c->kv_f32 || !c->causal;
+    FAIL_IF(!c->causal && (arch->recurrent || c->window_pattern), err, WEIR_E_UNSUPPORTED, key,
+            "attention to what follows is not supported with recurrent layers or windows");
+    TRY(read_int(g, arch, "pooling_type", POOLING_NONE, POOLING_RANK, POOLING_NONE, &pooling, err));
+    c->pooling = (model_pooling)pooling;
     if (arch->positions == POSITIONS_ALIBI)
         TRY(read_float(g, arch, "attention.max_alibi_bias", arch->alibi_max_bias, &c->alibi_max_bias, err));
     return arch->configure ? arch->configure(c, g, err) : 0;

@@ -102,7 +102,7 @@ static void tile_make(worker *w, const model_layer *layer, const forward_group *
         t->head[i] = head;
         t->q[i] = q;
         t->position[i] = f->row_pos[row];
-        t->key_end[i] = f->row_pos[row] + 1;
+        t->key_end[i] = c->causal ? f->row_pos[row] + 1 : g->pos_begin + g->n_rows;
         t->key_begin[i] = layer->windowed && t->key_end[i] > c->window ? t->key_end[i] - c->window : 0;
         if (t->key_begin[i] < t->first_key) t->first_key = t->key_begin[i];
         if (t->key_end[i] > t->last_key) t->last_key = t->key_end[i];

@@ -110,20 +110,24 @@ static int bind_qk_norms(loader *l, model_layer *layer, int32_t i) {
  * for a shared expert, "_shexp". */
 static int bind_dense(loader *l, model_layer *layer, int32_t i, int64_t d_ff, const char *suffix) {
     const model_config *c = &l->m->config;
-    const bool plain = l->m->arch->plain_ffn;
     char up[GGUF_MAX_NAME], gate[GGUF_MAX_NAME], down[GGUF_MAX_NAME], bias[GGUF_MAX_NAME];
     snprintf(up, sizeof up, "blk.%d.ffn_up%s.weight", (int)i, suffix);
     snprintf(gate, sizeof gate, "blk.%d.ffn_gate%s.weight", (int)i, suffix);
     snprintf(down, sizeof down, "blk.%d.ffn_down%s.weight", (int)i, suffix);
     const gguf_tensor *t = gguf_find_tensor(l->m->file, up);
-    if (!plain && t && !gguf_find_tensor(l->m->file, gate) && t->dims[1] == 2 * (uint64_t)d_ff) {
+    const bool has_gate = gguf_find_tensor(l->m->file, gate) != NULL, is_both = t && !has_gate && t->dims[1] == 2 * (uint64_t)d_ff;
+    const bool plain = l->m->arch->plain_ffn || (l->m->arch->optional_gate && !has_gate && !is_both);
+    layer_name(bias, i, "ffn_up.bias");
+    if (!plain && is_both) {
         TRY(loader_bind_rows(l, &layer->gate, 0, d_ff, 2 * d_ff, c->d_model, true, up));
         TRY(loader_bind_rows(l, &layer->up, d_ff, d_ff, 2 * d_ff, c->d_model, true, up));
+        TRY(loader_bind_part(l, &layer->gate_bias, 0, d_ff, 2 * d_ff, false, bias));
+        TRY(loader_bind_part(l, &layer->up_bias, d_ff, d_ff, 2 * d_ff, false, bias));
     } else {
         if (!plain) TRY(loader_bind_matrix(l, &layer->gate, d_ff, c->d_model, true, gate));
         TRY(loader_bind_matrix(l, &layer->up, d_ff, c->d_model, true, up));
+        TRY(loader_bind_vector(l, &layer->up_bias, d_ff, false, bias));
         if (!plain) TRY(loader_bind_vector(l, &layer->gate_bias, d_ff, false, layer_name(bias, i, "ffn_gate.bias")));
-        TRY(loader_bind_vector(l, &layer->up_bias, d_ff, false, layer_name(bias, i, "ffn_up.bias")));
     }
     TRY(loader_bind_matrix(l, &layer->down, c->d_model, d_ff, true, down));
     return loader_bind_vector(l, &layer->down_bias, c->d_model, false, layer_name(bias, i, "ffn_down.bias"));
@@ -202,6 +206,11 @@ static int bind_norms(loader *l, model_layer *layer, int32_t i) {
         TRY(bind_norm(l, &layer->attn_norm, c->d_model, true, layer_name(name, i, twice ? "attn_norm_2" : "attn_norm")));
         /* Parallel blocks may share the attention's norm. */
         if (feeds) TRY(bind_norm(l, &layer->ffn_norm, c->d_model, !c->parallel, layer_name(name, i, ffn_norm)));
+    }
+    if (arch->sum_norms) {
+        TRY(bind_norm(l, &layer->attn_sum_norm, c->d_model, true, layer_name(name, i, "attn_output_norm")));
+        TRY(bind_norm(l, &layer->attn_again_norm, c->d_model, false, layer_name(name, i, "attn_norm_2")));
+        TRY(bind_norm(l, &layer->ffn_sum_norm, c->d_model, true, layer_name(name, i, "layer_output_norm")));
     }
     if (arch->post_norms) {
         TRY(bind_norm(l, &layer->attn_post_norm, c->d_model, true, layer_name(name, i, "post_attention_norm")));
@@ -356,7 +365,51 @@ static int bind_embeddings(loader *l) {
     TRY(loader_find(l, "token_embd.weight", c->n_vocab, c->d_model, true, &m->embedding));
     if (m->arch->positions == POSITIONS_LEARNED)
         TRY(loader_find(l, "position_embd.weight", c->n_ctx_train, c->d_model, true, &m->positions));
+    /* All tokens are of the first type ("sentence A"). */
+    const gguf_tensor *types = m->arch->encoder ? gguf_find_tensor(m->file, "token_types.weight") : NULL;
+    if (types) {
+        TRY(loader_find(l, "token_types.weight", (int64_t)(types->dims[1] & INT32_MAX), c->d_model, true, &types));
+        TRY(loader_add(l, (binding){.tensor = types, .n_values = c->d_model, .vector = &m->token_type,
+                                    .n_bytes = (size_t)kern_pad16(c->d_model) * sizeof(float)}));
+    }
     if (m->arch->embedding_norm) TRY(bind_norm(l, &m->embedding_norm, c->d_model, true, "token_embd_norm"));
+    return 0;
+}
+
+/* The norm before the head, and the head, which may be the embeddings again. */
+static int bind_head(loader *l) {
+    weir_model *m = l->m;
+    model_config *c = &m->config;
+    /* Files of some families name the norm otherwise, but not all of them. */
+    const bool renamed = m->arch->output_norm && !gguf_find_tensor(m->file, "output_norm.weight");
+    const bool untied = gguf_find_tensor(m->file, "output.weight") != NULL;
+    TRY(bind_norm(l, &m->output_norm, c->d_model, true, renamed ? m->arch->output_norm : "output_norm"));
+    TRY(loader_bind_matrix(l, &m->output, c->n_vocab, c->d_model, true, untied ? "output.weight" : "token_embd.weight"));
+    return loader_bind_vector(l, &m->output_bias, c->n_vocab, false, "output.bias");
+}
+
+/* The classifier of a reranking model: a matrix with tanh, another, or both. */
+static int bind_classifier(loader *l) {
+    weir_model *m = l->m;
+    int64_t width = m->config.d_model;
+    const struct {
+        const char *weight, *bias;
+        kern_matrix *matrix;
+        const float **vector;
+    } parts[] = {{"cls.weight", "cls.bias", &m->classifier, &m->classifier_bias},
+                 {"cls.output.weight", "cls.output.bias", &m->classifier_out, &m->classifier_out_bias}};
+    for (int i = 0; i < 2; i++) {
+        const gguf_tensor *t = gguf_find_tensor(m->file, parts[i].weight);
+        if (t == NULL) continue;
+        FAIL_IF(t->dims[1] > (uint64_t)m->config.d_model, l->err, WEIR_E_FORMAT, parts[i].weight, "%llu rows are more than the model's width",
+                (unsigned long long)t->dims[1]);
+        const int64_t n = (int64_t)t->dims[1];
+        TRY(loader_bind_matrix(l, parts[i].matrix, n, width, true, parts[i].weight));
+        TRY(loader_bind_vector(l, parts[i].vector, n, false, parts[i].bias));
+        width = n;
+    }
+    FAIL_IF(m->config.pooling == POOLING_RANK && model_n_classes(m) == 0, l->err, WEIR_E_FORMAT, "cls.output.weight",
+            "the tensor is missing: the file asks for ranking by a classifier");
     return 0;
 }
 
@@ -364,12 +417,7 @@ static int bind_all(loader *l) {
     weir_model *m = l->m;
     model_config *c = &m->config;
     TRY(bind_embeddings(l));
-    /* Files of some families name it otherwise, but not all of them. */
-    const bool renamed = m->arch->output_norm && !gguf_find_tensor(m->file, "output_norm.weight");
-    TRY(bind_norm(l, &m->output_norm, c->d_model, true, renamed ? m->arch->output_norm : "output_norm"));
-    bool untied = gguf_find_tensor(m->file, "output.weight") != NULL;
-    TRY(loader_bind_matrix(l, &m->output, c->n_vocab, c->d_model, true, untied ? "output.weight" : "token_embd.weight"));
-    TRY(loader_bind_vector(l, &m->output_bias, c->n_vocab, false, "output.bias"));
+    TRY(m->arch->encoder ? bind_classifier(l) : bind_head(l));
     TRY(bind_rope_factors(l));
     for (int32_t i = 0; i < c->n_layer; i++) TRY(bind_layer(l, i));
     return 0;

@@ -4,6 +4,7 @@
  * split by rows; when the batch has few rows every thread does all of them on private copies instead, which saves the barrier and
  * cannot change a bit. Matrix and attention work is taken in chunks by whoever is free: each output element is computed whole by
  * one thread, so results do not depend on who took what. */
+#include <math.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -245,6 +246,7 @@ static void embed(worker *w) {
         float *x = w->rows->x + (size_t)r * (size_t)f->d_model_pad, *other = w->rows->normed + (size_t)r * (size_t)f->d_model_pad;
         t->format->dequantise(t->data + (size_t)f->batch->tokens[r] * row_bytes, x, (size_t)(c->d_model / t->format->block_size));
         if (c->embedding_scale != 1.0f) f->m->ops->scale(x, c->embedding_scale, c->d_model);
+        if (f->m->token_type) f->m->ops->add(x, f->m->token_type, c->d_model);
         if (p) {
             p->format->dequantise(p->data + (size_t)f->row_pos[r] * quant_row_bytes(p->format, (size_t)c->d_model), other,
                                   (size_t)(c->d_model / p->format->block_size));
@@ -254,34 +256,49 @@ static void embed(worker *w) {
     }
 }
 
-/* x[r] += (post-norm(projected[r] + biases)) * residual_scale */
-static void absorb(worker *w, int32_t r, const float *bias, const float *second_bias, const model_norm_weights *post_norm) {
+/* What a block adds to the residual stream, and the norms of the stream itself after it. */
+typedef struct addition {
+    const float *bias, *second_bias; /* or NULL */
+    const model_norm_weights *post_norm, *sum_norm, *again_norm;
+} addition;
+
+/* x[r] += (post-norm(projected[r] + biases)) * residual_scale; then x[r] = sum-norm(x[r]), or again-norm of that plus the old x[r]. */
+static void absorb(worker *w, int32_t r, const addition *a) {
     forward *f = w->f;
     const model_config *c = &f->m->config;
     const kern_ops *ops = f->m->ops;
     const float *projected = f->projected + (size_t)r * (size_t)f->d_model_pad;
     float *x = w->rows->x + (size_t)r * (size_t)f->d_model_pad;
     float *changed = w->rows->normed + (size_t)r * (size_t)f->d_model_pad; /* free at this point */
-    if (bias || second_bias || post_norm->present || c->residual_scale != 1.0f) {
+    if (a->bias || a->second_bias || a->post_norm->present || c->residual_scale != 1.0f || a->again_norm->present) {
         memcpy(changed, projected, (size_t)c->d_model * sizeof(float));
-        if (bias) ops->add(changed, bias, c->d_model);
-        if (second_bias) ops->add(changed, second_bias, c->d_model);
-        if (post_norm->present) forward_norm(f, post_norm, changed, c->d_model, changed);
+        if (a->bias) ops->add(changed, a->bias, c->d_model);
+        if (a->second_bias) ops->add(changed, a->second_bias, c->d_model);
+        if (a->post_norm->present) forward_norm(f, a->post_norm, changed, c->d_model, changed);
         if (c->residual_scale != 1.0f) ops->scale(changed, c->residual_scale, c->d_model);
         projected = changed;
     }
+    if (a->again_norm->present) {
+        ops->add(changed, x, c->d_model);
+        forward_norm(f, a->sum_norm, changed, c->d_model, changed);
+        ops->add(x, changed, c->d_model);
+        forward_norm(f, a->again_norm, x, c->d_model, x);
+        return;
+    }
     ops->add(x, projected, c->d_model);
+    if (a->sum_norm->present) forward_norm(f, a->sum_norm, x, c->d_model, x);
 }
 
 /* What the block before has left to add. */
 static void absorb_pending(worker *w) {
+    static const model_norm_weights none;
     const model_layer *layer = w->pending;
     const bool parallel = w->f->m->config.parallel;
     w->pending = NULL;
-    for (int32_t r = w->begin; layer && r < w->end; r++) {
-        if (w->pending_ffn) absorb(w, r, layer->down_bias, parallel ? layer->o_bias : NULL, &layer->ffn_post_norm);
-        else absorb(w, r, layer->o_bias, NULL, &layer->attn_post_norm);
-    }
+    if (layer == NULL) return;
+    const addition mixed = {layer->o_bias, NULL, &layer->attn_post_norm, &layer->attn_sum_norm, &layer->attn_again_norm};
+    const addition fed = {layer->down_bias, parallel ? layer->o_bias : NULL, &layer->ffn_post_norm, &layer->ffn_sum_norm, &none};
+    for (int32_t r = w->begin; r < w->end; r++) absorb(w, r, w->pending_ffn ? &fed : &mixed);
 }
 
 /* The norm before a block, and its result as matrix input. */
@@ -468,8 +485,10 @@ static void output_head(worker *w) {
     for (int32_t i = begin; i < end; i++) {
         float *normed = to->normed + (size_t)i * (size_t)f->d_model_pad;
         forward_norm(f, &f->m->output_norm, w->rows->x + (size_t)b->output_rows[i] * (size_t)f->d_model_pad, c->d_model, normed);
-        if (wants_int8(&f->m->output)) ops->quantise(&to->model, i, normed, c->d_model);
+        if (b->states) memcpy(b->states + (size_t)i * (size_t)c->d_model, normed, (size_t)c->d_model * sizeof(float));
+        else if (wants_int8(&f->m->output)) ops->quantise(&to->model, i, normed, c->d_model);
     }
+    if (b->states) return;
     step_barrier(w, MODEL_OP_ROWS);
     const product head = {&f->m->output, b->logits, b->logits_stride, f->m->output_bias, false};
     forward_products_take(w, &head, 1, &to->model, b->n_outputs, c->n_layer, PHASE_OUT);
@@ -517,6 +536,39 @@ static void prepare_rows(forward *f) {
                 model_rope_angles(&c->rope[k], c->n_rot, group->pos_begin + i, f->n_ctx, f->cos[k] + row * n, f->sin[k] + row * n);
         }
     }
+}
+
+bool model_generates(const weir_model *m) { return m->output.layout != NULL && m->config.causal; }
+
+int32_t model_n_classes(const weir_model *m) {
+    const kern_matrix *last = m->classifier_out.layout ? &m->classifier_out : &m->classifier;
+    return last->layout ? last->n_rows : 0;
+}
+
+/* One small matrix times x[n_cols], on one thread. */
+static void classify_by(forward *f, const kern_matrix *w, const float *bias, const float *x, float *out) {
+    const kern_ops *ops = f->m->ops;
+    kern_rows in = f->outputs.model;
+    in.f32 = x;
+    if (wants_int8(w)) ops->quantise(&in, 0, x, w->n_cols);
+    ops->matmul(w, 0, w->n_panels, &in, 1, out, (size_t)f->d_model_pad, false, f->scratch[0].matmul);
+    if (bias) ops->add(out, bias, w->n_rows);
+}
+
+void forward_classify(forward *f, const float *state, float *scores) {
+    const weir_model *m = f->m;
+    float *x = f->outputs.x, *y = f->outputs.normed;
+    memcpy(x, state, (size_t)m->config.d_model * sizeof(float));
+    if (m->classifier.layout) {
+        classify_by(f, &m->classifier, m->classifier_bias, x, y);
+        for (int32_t i = 0; i < m->classifier.n_rows; i++) y[i] = tanhf(y[i]);
+        memcpy(x, y, (size_t)m->classifier.n_rows * sizeof(float));
+    }
+    if (m->classifier_out.layout) {
+        classify_by(f, &m->classifier_out, m->classifier_out_bias, x, y);
+        memcpy(x, y, (size_t)m->classifier_out.n_rows * sizeof(float));
+    }
+    memcpy(scores, x, (size_t)model_n_classes(m) * sizeof(float));
 }
 
 int forward_run(forward *f, const forward_batch *batch, weir_error *err) {

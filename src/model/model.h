@@ -38,6 +38,9 @@ typedef enum model_rope_kind { ROPE_PAIRS, ROPE_HALVES, ROPE_NONE } model_rope_k
 typedef enum model_qk_norm { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_ROW } model_qk_norm; /* of each head, of the whole projection */
 typedef enum model_positions { POSITIONS_ROPE, POSITIONS_LEARNED, POSITIONS_ALIBI, POSITIONS_NONE } model_positions;
 
+/* How the states of a text's tokens become one embedding; as the files number them. */
+typedef enum model_pooling { POOLING_NONE, POOLING_MEAN, POOLING_FIRST, POOLING_LAST, POOLING_RANK } model_pooling;
+
 typedef enum model_gating { GATING_SOFTMAX = 1, GATING_SIGMOID = 2, GATING_SOFTMAX_CHOSEN = 3 } model_gating; /* as the files number them */
 
 enum { MODEL_MAX_LAYERS = 1024 };
@@ -79,6 +82,8 @@ typedef struct model_config {
     /* Multi-head latent attention: d_latent 0 = none. Else d_head is d_latent + n_rot, d_value is d_latent, and one KV head serves
      * all; the heads themselves have d_nope + n_rot values in queries and keys, and d_value_head in values. */
     int32_t d_latent, d_latent_query, d_nope, d_value_head; /* d_latent_query 0 = queries are not compressed */
+    bool causal;                /* a token sees only those before it; else the whole text, which must then be one batch */
+    model_pooling pooling;
     model_recurrence recurrence;
     float norm_eps;
     bool parallel;              /* attention and feed-forward read the same residual stream and are added together */
@@ -120,6 +125,9 @@ typedef struct model_arch {
     bool experts_where_routed;  /* layers with a router have experts, the others are dense */
     const char *output_norm;    /* the norm before the head, if it is not called output_norm */
     bool plain_ffn;             /* no gate: down(activation(up(x))) */
+    bool optional_gate;         /* not every model of the family has one */
+    bool encoder;               /* sees the whole text unless the file says otherwise, and has no head: embeddings only */
+    bool sum_norms;             /* norms of the residual stream itself, after attention and after the feed-forward */
     kern_activation activation;
     bool has_experts;           /* routed experts are possible */
     model_gating expert_gating; /* when the file does not say; 0 = softmax */
@@ -163,6 +171,8 @@ typedef struct model_layer {
     size_t kv_offset;                                 /* of the layer's keys and values in a page */
     model_norm_weights attn_norm, ffn_norm;           /* before the block, [d_model] */
     model_norm_weights attn_post_norm, ffn_post_norm; /* after it, [d_model] */
+    model_norm_weights attn_sum_norm, ffn_sum_norm;   /* of the residual stream after the block, [d_model] */
+    model_norm_weights attn_again_norm;               /* of that plus what the stream was before, [d_model] */
     model_norm_weights q_norm, k_norm;                /* [d_head], or [n_head][d_head] when `per_head_norms`, or the row */
     bool per_head_norms;
     const float *q_bias, *k_bias, *v_bias, *o_bias;   /* or NULL */
@@ -205,10 +215,13 @@ struct weir_model {
 
     const gguf_tensor *embedding; /* [n_vocab][d_model], read row by row from the file */
     const gguf_tensor *positions; /* [n_ctx_train][d_model] learned position embeddings, or NULL */
+    const float *token_type;     /* [d_model] added to all embeddings, or NULL */
     model_norm_weights embedding_norm, output_norm;
     const float *output_bias;     /* [n_vocab] or NULL */
     const float *alibi;           /* [n_head] slopes or NULL */
-    kern_matrix output;           /* [n_vocab][d_model] */
+    kern_matrix output;           /* [n_vocab][d_model]; absent in encoders */
+    kern_matrix classifier, classifier_out; /* of reranking models: [..][d_model] with tanh, then [..][..]; either may be absent */
+    const float *classifier_bias, *classifier_out_bias; /* or NULL */
     model_layer *layers;          /* [n_layer] */
     unsigned char *weights;       /* one mapping with all packed matrices and vectors, read-only when it is the sidecar's */
     size_t weights_bytes;
@@ -267,6 +280,7 @@ typedef struct forward_batch {
     int32_t n_outputs;
     float *logits;                /* [n_outputs][logits_stride] */
     size_t logits_stride;         /* >= n_vocab rounded up to 16 */
+    float *states;                /* not NULL: instead of logits, the rows' final states, [n_outputs][d_model] */
     bool (*abort)(void *user);    /* asked by one thread between layers; may be NULL */
     void *abort_user;
 } forward_batch;
@@ -281,6 +295,13 @@ void forward_close(forward **f);
 /* Writes the keys and values of all rows into their pages and the wanted logits. WEIR_E_CANCELLED when `abort` said so: pages of
  * the rows are then partly written, which does no harm as long as the sequences' lengths do not advance. */
 int forward_run(forward *f, const forward_batch *batch, weir_error *err);
+
+/* Whether the model can predict tokens; else it only computes embeddings. */
+bool model_generates(const weir_model *m);
+/* Values of what forward_classify gives; 0 = the model has no classifier. */
+int32_t model_n_classes(const weir_model *m);
+/* The classifier's scores of a pooled state[d_model], scores[model_n_classes]. Between steps, on the caller's thread. */
+void forward_classify(forward *f, const float *state, float *scores);
 
 /* ---- work and time ---------------------------------------------------------------------------------------------------- */
 

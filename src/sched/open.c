@@ -64,6 +64,9 @@ int weir_engine_open(weir_engine **out, weir_model *model, const weir_engine_opt
     FAIL_IF(b == NULL, err, WEIR_E_NOMEM, NULL, "no memory for the engine");
     b->model = model;
     int rc = engine_open(&b->e, model, options, err);
+    if (rc == 0 && !engine_can_generate(b->e))
+        rc = error_set(err, WEIR_E_UNSUPPORTED, weir_model_get_info(model)->path,
+                       "the model computes embeddings (architecture %s); it cannot generate text", weir_model_get_info(model)->architecture);
     if (rc == 0) {
         b->items = calloc((size_t)engine_n_parallel(b->e), sizeof *b->items);
         if (b->items == NULL) rc = error_set(err, WEIR_E_NOMEM, NULL, "no memory for the engine");

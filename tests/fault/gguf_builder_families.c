@@ -37,6 +37,7 @@ typedef struct family {
     size_t n_parts;
     const char *head_counts_kv; /* "0102": one digit a layer, or NULL */
     const char *feeds;          /* "011": layers with a feed-forward of width 96, or NULL */
+    bool encoder;
 } family;
 
 /* ---- deepseek2 -------------------------------------------------------------------------------------------------------- */
@@ -148,6 +149,53 @@ static const part lfm2_parts[] = {ATTENTION_PARTS(2), DENSE_PARTS(ALL), ATTN_NOR
                                   {"shortconv.conv.weight", 5, MATRIX, {3, 64}},
                                   {"shortconv.out_proj.weight", 5, MATRIX, {64, 64}, QUANT_Q4_1}};
 
+/* ---- encoders --------------------------------------------------------------------------------------------------------- */
+
+#define SUM_NORMS                                                                                                                \
+    {"attn_output_norm.weight", ALL, NORM, {64}}, {"attn_output_norm.bias", ALL, BIAS, {64}},                                   \
+        {"layer_output_norm.weight", ALL, NORM, {64}}, {"layer_output_norm.bias", ALL, BIAS, {64}}
+
+static const number bert_numbers[] = {HEADS, WIDTH, {"pooling_type", 4}};
+static const part bert_parts[] = {SUM_NORMS,
+                                  {"attn_q.weight", ALL, MATRIX, {64, 64}},
+                                  {"attn_q.bias", ALL, BIAS, {64}},
+                                  {"attn_k.weight", ALL, MATRIX, {64, 64}, QUANT_Q8_0},
+                                  {"attn_k.bias", ALL, BIAS, {64}},
+                                  {"attn_v.weight", ALL, MATRIX, {64, 64}},
+                                  {"attn_v.bias", ALL, BIAS, {64}},
+                                  {"attn_output.weight", ALL, MATRIX, {64, 64}},
+                                  {"attn_output.bias", ALL, BIAS, {64}},
+                                  {"ffn_up.weight", ALL, MATRIX, {64, 96}, QUANT_Q4_0},
+                                  {"ffn_up.bias", ALL, BIAS, {96}},
+                                  {"ffn_down.weight", ALL, MATRIX, {96, 64}},
+                                  {"ffn_down.bias", ALL, BIAS, {64}}};
+
+static const number nomic_bert_moe_numbers[] = {HEADS, WIDTH, EXPERTS, {"pooling_type", 1}};
+static const part nomic_bert_moe_parts[] = {SUM_NORMS,
+                                            {"attn_qkv.weight", ALL, MATRIX, {64, 192}},
+                                            {"attn_output.weight", ALL, MATRIX, {64, 64}},
+                                            {"ffn_up.weight", 1, MATRIX, {64, 96}},
+                                            {"ffn_down.weight", 1, MATRIX, {96, 64}},
+                                            {"ffn_gate_inp.weight", 2, MATRIX, {64, 4}},
+                                            {"ffn_up_exps.weight", 2, MATRIX, {64, 96, 4}},
+                                            {"ffn_down_exps.weight", 2, MATRIX, {96, 64, 4}}};
+
+static const number jina_bert_v2_numbers[] = {HEADS, WIDTH, {"pooling_type", 3}};
+static const part jina_bert_v2_parts[] = {SUM_NORMS,
+                                          {"attn_q.weight", ALL, MATRIX, {64, 64}},
+                                          {"attn_k.weight", ALL, MATRIX, {64, 64}},
+                                          {"attn_v.weight", ALL, MATRIX, {64, 64}},
+                                          {"attn_q_norm.weight", 1, NORM, {64}},
+                                          {"attn_q_norm.bias", 1, BIAS, {64}},
+                                          {"attn_k_norm.weight", 1, NORM, {64}},
+                                          {"attn_k_norm.bias", 1, BIAS, {64}},
+                                          {"attn_output.weight", ALL, MATRIX, {64, 64}},
+                                          {"attn_norm_2.weight", 1, NORM, {64}},
+                                          {"attn_norm_2.bias", 1, BIAS, {64}},
+                                          {"ffn_up.weight", ALL, MATRIX, {64, 192}},
+                                          {"ffn_up.bias", ALL, BIAS, {192}},
+                                          {"ffn_down.weight", ALL, MATRIX, {96, 64}}};
+
 /* ---- all -------------------------------------------------------------------------------------------------------------- */
 
 #define COUNTED(x) x, sizeof x / sizeof x[0]
@@ -162,6 +210,9 @@ static const family families[] = {
     {"falcon-h1", "falcon-h1", 2, COUNTED(falcon_h1_numbers), COUNTED(falcon_h1_parts)},
     {"nemotron_h", "nemotron_h", 3, COUNTED(nemotron_h_numbers), COUNTED(nemotron_h_parts), "002", "010"},
     {"lfm2", "lfm2", 3, COUNTED(lfm2_numbers), COUNTED(lfm2_parts), "020"},
+    {"bert", "bert", 2, COUNTED(bert_numbers), COUNTED(bert_parts), NULL, NULL, true},
+    {"nomic-bert-moe", "nomic-bert-moe", 2, COUNTED(nomic_bert_moe_numbers), COUNTED(nomic_bert_moe_parts), NULL, NULL, true},
+    {"jina-bert-v2", "jina-bert-v2", 2, COUNTED(jina_bert_v2_numbers), COUNTED(jina_bert_v2_parts), NULL, NULL, true},
 };
 
 static void add_part(gguf_builder *b, const part *p, uint32_t layer) {
@@ -200,7 +251,17 @@ bool gguf_builder_family(gguf_builder *b, const char *name) {
     if (f->feeds) gguf_builder_array(b, KEY("feed_forward_length"), GGUF_INT32, counts, f->n_layer, sizeof counts[0]);
     gguf_builder_tokenizer(b);
     add_vector(b, "token_embd.weight", 64, GGUF_BUILDER_LLAMA_VOCAB);
-    add_vector(b, "output_norm.weight", 64, 1);
+    if (f->encoder) {
+        add_vector(b, "token_types.weight", 64, 2);
+        add_vector(b, "token_embd_norm.weight", 64, 1);
+        add_vector(b, "token_embd_norm.bias", 64, 1);
+        add_vector(b, "position_embd.weight", 64, 1024);
+        add_vector(b, "cls.weight", 64, 64);
+        add_vector(b, "cls.output.weight", 64, 3);
+        add_vector(b, "cls.output.bias", 3, 1);
+    } else {
+        add_vector(b, "output_norm.weight", 64, 1);
+    }
     for (uint32_t layer = 0; layer < f->n_layer; layer++)
         for (size_t i = 0; i < f->n_parts; i++)
             if (f->parts[i].layers >> layer & 1) add_part(b, &f->parts[i], layer);

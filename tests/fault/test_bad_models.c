@@ -123,6 +123,18 @@ static void text_head_counts(gguf_builder *b) {
 static void no_short_conv(gguf_builder *b) { gguf_builder_drop_tensor(b, "blk.2.shortconv.conv.weight"); }
 static void no_cache_length(gguf_builder *b) { gguf_builder_drop_key(b, "lfm2.shortconv.l_cache"); }
 
+static void no_sum_norm(gguf_builder *b) { gguf_builder_drop_tensor(b, "blk.1.layer_output_norm.weight"); }
+static void no_positions(gguf_builder *b) { gguf_builder_drop_tensor(b, "position_embd.weight"); }
+static void few_positions(gguf_builder *b) { gguf_builder_reshape(b, "position_embd.weight", 2, (const uint64_t[]){64, 100}); }
+static void no_classifier(gguf_builder *b) {
+    gguf_builder_drop_tensor(b, "cls.weight");
+    gguf_builder_drop_tensor(b, "cls.output.weight");
+}
+static void wide_classifier(gguf_builder *b) { gguf_builder_reshape(b, "cls.weight", 2, (const uint64_t[]){64, 65}); }
+static void unknown_pooling(gguf_builder *b) { gguf_builder_u32(b, "bert.pooling_type", 5); }
+static void short_types(gguf_builder *b) { gguf_builder_reshape(b, "token_types.weight", 2, (const uint64_t[]){32, 2}); }
+static void blind_scan(gguf_builder *b) { gguf_builder_bool(b, "jamba.attention.causal", false); }
+
 static const bad_model cases[] = {
     {"no architecture", no_architecture, WEIR_E_FORMAT, "general.architecture", "missing"},
     {"architecture is a number", number_architecture, WEIR_E_FORMAT, "general.architecture", ""},
@@ -191,6 +203,14 @@ static const bad_model cases[] = {
     {"head counts in words", text_head_counts, WEIR_E_FORMAT, "lfm2.attention.head_count_kv", "no integer", "lfm2"},
     {"no short convolution", no_short_conv, WEIR_E_FORMAT, "blk.2.shortconv.conv.weight", "missing", "lfm2"},
     {"no length of the short convolution", no_cache_length, WEIR_E_FORMAT, "lfm2.shortconv.l_cache", "missing", "lfm2"},
+    {"no norm after the feed-forward", no_sum_norm, WEIR_E_FORMAT, "blk.1.layer_output_norm.weight", "missing", "bert"},
+    {"no position embeddings", no_positions, WEIR_E_FORMAT, "position_embd.weight", "missing", "bert"},
+    {"too few position embeddings", few_positions, WEIR_E_FORMAT, "position_embd.weight", "64 x 100", "bert"},
+    {"ranking without a classifier", no_classifier, WEIR_E_FORMAT, "cls.output.weight", "missing", "bert"},
+    {"a classifier wider than the model", wide_classifier, WEIR_E_FORMAT, "cls.weight", "65", "bert"},
+    {"unknown pooling", unknown_pooling, WEIR_E_FORMAT, "bert.pooling_type", "0 to 4", "bert"},
+    {"short token types", short_types, WEIR_E_FORMAT, "token_types.weight", "32 x 2", "bert"},
+    {"a scan that sees what follows", blind_scan, WEIR_E_UNSUPPORTED, "jamba.attention.causal", "recurrent", "jamba"},
     {"a short map to keys and values", short_kv_map, WEIR_E_FORMAT, "blk.0.attn_kv_b.weight", "32 x 160", "deepseek2-old"},
 };
 

@@ -135,6 +135,41 @@ static void run_case(arch_case *c) {
     free(pieces);
 }
 
+/* Embedding models: rows are the states of all tokens and then the pooled one. One thread and two must agree to the bit. */
+static void run_embedding(arch_case *c) {
+    size_t n;
+    int32_t *tokens = int_array(json_object_get(c->test, "tokens"), &n);
+    const size_t d = (size_t)weir_model_get_info(c->model)->d_model, n_values = (n + 1) * d;
+    const int32_t n_ctx = (int32_t)json_integer_value(json_object_get(c->test, "n_ctx"));
+    const size_t first = (size_t)json_integer_value(json_object_get(c->test, "first_row"));
+    const double limit = c->quantised ? 3e-3 : 1e-5;
+    float *rows[2] = {malloc(n_values * sizeof(float)), malloc(n_values * sizeof(float))};
+    weir_error err = {0};
+    int rc = 0;
+    for (int k = 0; k < 2 && rc == 0; k++) {
+        engine *e = NULL;
+        const weir_engine_options options = {.n_threads = k + 1, .n_ctx = n_ctx, .n_parallel = 1};
+        rc = engine_open(&e, c->model, &options, &err);
+        if (rc == 0) rc = engine_embed(e, tokens, (int32_t)n, ENGINE_POOLING_OF_MODEL, rows[k], rows[k] + n * d, &err);
+        engine_close(&e);
+    }
+    double worst = 0;
+    for (size_t i = 0; rc == 0 && i <= n; i++) {
+        double error = nmse(c->reference + (first + i) * d, rows[0] + i * d, (int32_t)d);
+        double other = c->exact ? nmse(c->exact + (first + i) * d, rows[0] + i * d, (int32_t)d) : error;
+        if (other < error) error = other;
+        if (!(error <= worst)) worst = error;
+    }
+    const char *name = text_of(c->test, "name");
+    if (rc != 0) kit_fail(c->r, "%s/%s: %s: %s", c->name, name, err.place, err.message);
+    else if (!(worst <= limit)) kit_fail(c->r, "%s/%s: NMSE %.2e, limit %.0e", c->name, name, worst, limit);
+    else if (memcmp(rows[0], rows[1], n_values * sizeof(float)) != 0) kit_fail(c->r, "%s/%s: two threads differ from one", c->name, name);
+    else kit_pass(c->r);
+    free(tokens);
+    free(rows[0]);
+    free(rows[1]);
+}
+
 static void check_tokenize(const arch_case *c) {
     const json_t *item;
     size_t index;
@@ -186,10 +221,14 @@ static void run_model(kit_report *r, const char *dir, json_t *spec) {
     c.quantised = !has_only_floats(json_object_get(spec, "tensor_types"));
     c.routed = strstr(c.name, "moe") != NULL || strstr(c.name, "mixtral") != NULL || strstr(c.name, "deepseek") != NULL;
     size_t index;
-    if (reference == NULL || json_integer_value(json_object_get(spec, "n_vocab")) != c.n_vocab) {
+    const bool embedding = strcmp(text_of(spec, "kind"), "embedding") == 0;
+    if (reference == NULL || (!embedding && json_integer_value(json_object_get(spec, "n_vocab")) != c.n_vocab)) {
         kit_fail(r, "%s: the reference logits are missing or the vocabulary is %d", c.name, c.n_vocab);
     } else {
-        json_array_foreach(json_object_get(spec, "cases"), index, c.test) run_case(&c);
+        json_array_foreach(json_object_get(spec, "cases"), index, c.test) {
+            if (embedding) run_embedding(&c);
+            else run_case(&c);
+        }
     }
     free(reference);
     free(exact);

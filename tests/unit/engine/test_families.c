@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ enum { N_PROMPTS = 4, MAX_PROMPT = 150, N_GENERATED = 3, N_OTHERS = 5, N_CTX = 2
 
 static const char *const levels[] = {"reference", "avx2", "avx512"};
 static const char *const generating[] = {"deepseek2", "deepseek2-old", "mamba", "mamba2", "jamba", "granitehybrid", "falcon-h1", "nemotron_h", "lfm2"};
+static const char *const encoding[] = {"bert", "nomic-bert-moe", "jina-bert-v2"};
 static const int32_t prompt_lengths[N_PROMPTS] = {1, 2, 33, MAX_PROMPT};
 static char model_path[] = "/tmp/weir-test-families-XXXXXX";
 
@@ -254,12 +256,123 @@ static void test_states(void **state) {
     weir_model_close(&m);
 }
 
+enum { D_MODEL = 64 };
+
+/* States of prompt p's tokens, and their pooled form by the model's own rule. */
+static void embed(engine *e, int p, float *states, float *pooled) {
+    int32_t tokens[MAX_PROMPT];
+    weir_error err = {0};
+    for (int32_t i = 0; i < prompt_lengths[p]; i++) tokens[i] = token_at(p, i);
+    if (engine_embed(e, tokens, prompt_lengths[p], ENGINE_POOLING_OF_MODEL, states, pooled, &err) != 0) fail_msg("%s", err.message);
+}
+
+static void test_embedding_bits(void **state) {
+    (void)state;
+    static float wanted[N_PROMPTS][MAX_PROMPT * D_MODEL], got[MAX_PROMPT * D_MODEL];
+    for (size_t i = 0; i < sizeof encoding / sizeof encoding[0]; i++) {
+        write_family(encoding[i]);
+        float pooled_wanted[N_PROMPTS][D_MODEL] = {{0}}, pooled[D_MODEL] = {0};
+        for (size_t l = 0; l < sizeof levels / sizeof levels[0]; l++) {
+            if (kern_level(levels[l]) == NULL) continue;
+            weir_model *m = open_model(levels[l]);
+            for (int32_t n_threads = 1; n_threads <= 3; n_threads += 2) {
+                engine *e = open_engine(m, n_threads);
+                const size_t pooled_bytes = (size_t)engine_embedding_size(e, ENGINE_POOLING_OF_MODEL) * sizeof(float);
+                for (int p = 0; p < N_PROMPTS; p++) {
+                    const bool first = l == 0 && n_threads == 1;
+                    embed(e, p, first ? wanted[p] : got, first ? pooled_wanted[p] : pooled);
+                    if (first) continue;
+                    assert_memory_equal(got, wanted[p], (size_t)prompt_lengths[p] * D_MODEL * sizeof(float));
+                    assert_memory_equal(pooled, pooled_wanted[p], pooled_bytes);
+                }
+                engine_close(&e);
+            }
+            weir_model_close(&m);
+        }
+    }
+}
+
+/* Each way of pooling against its definition; tokens see what follows them; what cannot be is refused. */
+static void test_embeddings(void **state) {
+    (void)state;
+    static float states[MAX_PROMPT * D_MODEL], other[MAX_PROMPT * D_MODEL];
+    for (size_t i = 0; i < sizeof encoding / sizeof encoding[0]; i++) {
+        write_family(encoding[i]);
+        weir_model *m = open_model("avx512");
+        engine *e = open_engine(m, 2);
+        weir_error err = {0};
+        int32_t tokens[N_CTX] = {5, 6, 7, 8};
+        float mean[D_MODEL], first[D_MODEL], last[D_MODEL], scores[3];
+        assert_false(engine_can_generate(e));
+        assert_int_equal(engine_embed(e, tokens, 4, ENGINE_POOLING_MEAN, states, mean, NULL), 0);
+        assert_int_equal(engine_embed(e, tokens, 4, ENGINE_POOLING_FIRST, NULL, first, NULL), 0);
+        assert_int_equal(engine_embed(e, tokens, 4, ENGINE_POOLING_LAST, NULL, last, NULL), 0);
+        assert_int_equal(engine_embedding_size(e, ENGINE_POOLING_RANK), 3);
+        assert_int_equal(engine_embed(e, tokens, 4, ENGINE_POOLING_RANK, NULL, scores, NULL), 0);
+        assert_true(isfinite(scores[0]) && scores[0] != scores[1] && scores[1] != scores[2]);
+        assert_memory_equal(first, states, sizeof first);
+        assert_memory_equal(last, states + 3 * D_MODEL, sizeof last);
+        for (int d = 0; d < D_MODEL; d++) {
+            const double sum = (double)states[d] + (double)states[D_MODEL + d] + (double)states[2 * D_MODEL + d] + (double)states[3 * D_MODEL + d];
+            assert_true(fabs((double)mean[d] - sum / 4) < 1e-5);
+        }
+        tokens[3] = 9;
+        assert_int_equal(engine_embedding_size(e, ENGINE_POOLING_NONE), 0);
+        assert_int_equal(engine_embed(e, tokens, 4, ENGINE_POOLING_NONE, other, NULL, NULL), 0);
+        assert_memory_not_equal(other, states, D_MODEL * sizeof(float));
+        assert_int_equal(engine_embed(e, tokens, 0, ENGINE_POOLING_NONE, other, NULL, &err), WEIR_E_INVALID);
+        assert_int_equal(engine_embed(e, tokens, engine_n_ctx(e) + 1, ENGINE_POOLING_NONE, NULL, NULL, &err), WEIR_E_CONTEXT);
+        assert_true(engine_n_ctx(e) <= engine_n_batch(e)); /* a text must be one step */
+        tokens[0] = -1;
+        assert_int_equal(engine_embed(e, tokens, 4, ENGINE_POOLING_NONE, other, NULL, &err), WEIR_E_INVALID);
+        engine_seq *seq = NULL;
+        assert_int_equal(engine_seq_open(e, 8, &seq, NULL), 0);
+        engine_item item = {.seq = seq, .tokens = tokens + 1, .n_tok = 1, .want_logits = true};
+        assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "cannot generate"));
+        engine_seq_close(e, &seq);
+        assert_int_equal(engine_kv_tokens_used(e), 0);
+        engine_close(&e);
+        weir_model_close(&m);
+    }
+}
+
+/* A model that generates has embeddings too: long texts in several steps, and no token sees what follows it. */
+static void test_embeddings_of_a_decoder(void **state) {
+    (void)state;
+    static float whole[MAX_PROMPT * D_MODEL], pieces[MAX_PROMPT * D_MODEL];
+    float last[2][D_MODEL];
+    int32_t tokens[MAX_PROMPT];
+    write_family("jamba");
+    weir_model *m = open_model("avx512");
+    for (int32_t i = 0; i < MAX_PROMPT; i++) tokens[i] = token_at(3, i);
+    engine *e = open_engine(m, 2), *narrow = NULL;
+    const weir_engine_options options = {.n_threads = 1, .n_ctx = N_CTX, .n_parallel = 1, .n_batch = 7};
+    assert_int_equal(engine_open(&narrow, m, &options, NULL), 0);
+    assert_int_equal(engine_embed(e, tokens, MAX_PROMPT, ENGINE_POOLING_LAST, whole, last[0], NULL), 0);
+    assert_int_equal(engine_embed(narrow, tokens, MAX_PROMPT, ENGINE_POOLING_LAST, pieces, last[1], NULL), 0);
+    assert_memory_equal(whole, pieces, sizeof whole);
+    assert_memory_equal(last[0], last[1], sizeof last[0]);
+    assert_int_equal(engine_embedding_size(e, ENGINE_POOLING_RANK), 0);
+    assert_int_equal(engine_embed(e, tokens, 4, ENGINE_POOLING_RANK, NULL, last[0], NULL), WEIR_E_INVALID);
+    tokens[MAX_PROMPT - 1] ^= 1;
+    assert_int_equal(engine_embed(e, tokens, MAX_PROMPT, ENGINE_POOLING_NONE, pieces, NULL, NULL), 0);
+    assert_memory_equal(whole, pieces, sizeof whole - D_MODEL * sizeof(float));
+    assert_memory_not_equal(whole + (MAX_PROMPT - 1) * D_MODEL, pieces + (MAX_PROMPT - 1) * D_MODEL, D_MODEL * sizeof(float));
+    engine_close(&narrow);
+    engine_close(&e);
+    weir_model_close(&m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bit_identity),
         cmocka_unit_test(test_abort),
         cmocka_unit_test(test_going_back),
         cmocka_unit_test(test_states),
+        cmocka_unit_test(test_embedding_bits),
+        cmocka_unit_test(test_embeddings),
+        cmocka_unit_test(test_embeddings_of_a_decoder),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
 }
