@@ -127,6 +127,8 @@ typedef struct weir_engine_options {
     int32_t n_batch;       /* most tokens in one step; 0 = 512 */
     int32_t max_queue;     /* requests that may wait; 0 = 4096, -1 = unbounded */
     int64_t kv_cache_bytes; /* size of the KV slab; 0 = n_parallel full contexts, at most a quarter of the free memory */
+    int32_t n_draft;       /* most tokens guessed ahead of a sequence in one step; 0 = 16, -1 = none. Guesses change no answer: those
+                              that the model would not have said are dropped. How many are made is learnt from what they bring. */
 } weir_engine_options;
 
 /* Starts the engine thread and its compute pool. `options` may be NULL. The model must outlive the engine.
@@ -144,6 +146,7 @@ typedef struct weir_stats {
     uint64_t n_submitted, n_finished, n_cancelled, n_failed, n_refused;
     uint64_t prompt_tokens, cached_tokens, output_tokens, n_steps;
     uint64_t prompt_us, output_us;         /* engine time spent in prefill and in decode */
+    uint64_t n_drafts, draft_tokens, draft_accepted; /* times that tokens were guessed, how many, and how many of them held */
     uint64_t kv_tokens_used, kv_tokens_total; /* gauges */
 } weir_stats;
 void weir_engine_get_stats(const weir_engine *engine, weir_stats *stats);
@@ -214,6 +217,7 @@ typedef enum weir_event_type { WEIR_EVENT_TOKEN, WEIR_EVENT_END, WEIR_EVENT_ERRO
 
 typedef struct weir_timings {
     int32_t n_prompt, n_cached, n_output; /* tokens; n_cached of n_prompt came from the prefix cache; n_output is without EOS */
+    int32_t n_draft, n_draft_accepted;       /* tokens guessed ahead, and how many of them held */
     int64_t queue_us, prefill_us, decode_us; /* prefill ends with the first sampled token */
 } weir_timings;
 

@@ -146,6 +146,9 @@ static double resident_bytes(void) {
     X("llamacpp:tokens_predicted_seconds_total", "counter", "Engine time spent on generating.", "",                            \
       (double)s->output_us / 1e6)                                                                                              \
     X("llamacpp:n_decode_total", "counter", "Steps of the engine.", "", s->n_steps)                                            \
+    X("llamacpp:spec_decode_num_drafts_total", "counter", "Times that tokens were guessed ahead.", "", s->n_drafts)             \
+    X("llamacpp:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed ahead.", "", s->draft_tokens)                  \
+    X("llamacpp:spec_decode_num_accepted_tokens_total", "counter", "Guessed tokens that held.", "", s->draft_accepted)         \
     X("llamacpp:prompt_tokens_seconds", "gauge", "Average prompt tokens per second.", "",                                      \
       ratio(1e6 * (double)s->prompt_tokens, (double)s->prompt_us))                                                             \
     X("llamacpp:predicted_tokens_seconds", "gauge", "Average generated tokens per second.", "",                                \
@@ -164,6 +167,9 @@ static double resident_bytes(void) {
     X("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the cache.", model_label,                      \
       s->prompt_tokens + s->cached_tokens)                                                                                     \
     X("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the cache.", model_label, s->cached_tokens)           \
+    X("vllm:spec_decode_num_drafts_total", "counter", "Times that tokens were guessed ahead.", model_label, s->n_drafts)       \
+    X("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed ahead.", model_label, s->draft_tokens)             \
+    X("vllm:spec_decode_num_accepted_tokens_total", "counter", "Guessed tokens that held.", model_label, s->draft_accepted)    \
     X("weir:requests_submitted_total", "counter", "Requests accepted into the queue.", "", s->n_submitted)                     \
     X("weir:requests_finished_total", "counter", "Requests that ended well.", "", s->n_finished)                               \
     X("weir:requests_cancelled_total", "counter", "Requests cancelled, for example by a disconnect.", "", s->n_cancelled)      \

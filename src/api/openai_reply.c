@@ -214,6 +214,7 @@ static void write_timings(buf *out, const weir_timings *timings) {
     int32_t n_prompt = timings->n_prompt - timings->n_cached;
     write_phase(out, "prompt", n_prompt, n_prompt, timings->prefill_us);
     write_phase(out, "predicted", timings->n_output, timings->n_output - 1, timings->decode_us);
+    if (timings->n_draft > 0) buf_printf(out, ",\"draft_n\":%d,\"draft_n_accepted\":%d", timings->n_draft, timings->n_draft_accepted);
     buf_putc(out, '}');
 }
 

@@ -35,7 +35,7 @@ static int read_prompts(runner *r, int32_t n_tok, weir_error *err) {
             for (int32_t k = 0; k < n; k++) r->tokens[n_rows + k] = random_token(r->b);
             left -= n;
             r->items[n_items++] =
-                (engine_item){.seq = r->seqs[i], .tokens = r->tokens + n_rows, .n_tok = n, .want_logits = left == 0};
+                (engine_item){.seq = r->seqs[i], .tokens = r->tokens + n_rows, .n_tok = n, .n_logits = left == 0};
             n_rows += n;
             if (n_rows < n_batch && !(i == r->n_seqs - 1 && left == 0)) continue;
             TRY(engine_step(r->b->e, r->items, n_items, NULL, NULL, err));
@@ -49,7 +49,7 @@ static int generate(runner *r, int32_t n_tok, weir_error *err) {
     for (int32_t i = 0; i < n_tok; i++) {
         for (int32_t k = 0; k < r->n_seqs; k++) {
             r->tokens[k] = random_token(r->b);
-            r->items[k] = (engine_item){.seq = r->seqs[k], .tokens = r->tokens + k, .n_tok = 1, .want_logits = true};
+            r->items[k] = (engine_item){.seq = r->seqs[k], .tokens = r->tokens + k, .n_tok = 1, .n_logits = true};
         }
         TRY(engine_step(r->b->e, r->items, r->n_seqs, NULL, NULL, err));
     }

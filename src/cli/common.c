@@ -96,6 +96,7 @@ weir_engine_options command_engine_options(const settings *s) {
         .n_batch = (int32_t)s->batch_size,
         .max_queue = (int32_t)s->max_queue,
         .kv_cache_bytes = s->kv_cache_mib << 20,
+        .n_draft = s->no_spec ? -1 : (int32_t)s->draft_max,
     };
 }
 

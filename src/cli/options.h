@@ -18,7 +18,8 @@ enum { OPTIONS_MAX_ARGUMENTS = 4096 };
 typedef struct settings {
     /* model and engine */
     const char *model, *chat_template, *chat_template_file, *weights_cache, *weights_mode;
-    int64_t threads, ctx_size, parallel, batch_size, max_queue, kv_cache_mib;
+    int64_t threads, ctx_size, parallel, batch_size, max_queue, kv_cache_mib, draft_max;
+    bool no_spec;
     /* sampling */
     int64_t predict, top_k, seed, repeat_last_n;
     double temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;

@@ -33,6 +33,10 @@ static const option engine_rows[] = {
      "requests that may wait; more are refused; 0 = 4096, -1 = unbounded", -1, LIMIT},
     {"kv-cache-size", NULL, NULL, OPTION_INTEGER, MEMBER(kv_cache_mib), "MIB", "0",
      "memory for keys and values; 0 = a full context for each sequence, at most a quarter of the free memory", 0, 1 << 30},
+    {"no-spec", NULL, NULL, OPTION_SWITCH, MEMBER(no_spec), NULL, NULL,
+     "no speculation: otherwise tokens that the text so far suggests are computed ahead, where that saves time"},
+    {"draft-max", "spec-draft-n-max", NULL, OPTION_INTEGER, MEMBER(draft_max), "N", "0",
+     "most tokens that are computed ahead for a request in one step; 0 = 16", 0, 32},
 };
 static const option_group engine_group = GROUP("Engine", engine_rows);
 

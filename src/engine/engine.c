@@ -13,7 +13,8 @@
 #include "base/memory.h"
 #include "base/pool.h"
 
-enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512 };
+/* Rows of logits for drafts, in one step over all sequences. */
+enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512, DRAFT_ROWS = 32 };
 
 struct engine_seq {
     engine *owner;
@@ -26,7 +27,7 @@ struct engine {
     const weir_model *model;
     pool *threads;
     forward *pass;
-    int32_t n_ctx, n_batch, n_parallel;
+    int32_t n_ctx, n_batch, n_parallel, n_logits;
 
     unsigned char *slab; /* [n_pages][page_bytes] */
     size_t slab_bytes, page_bytes;
@@ -44,9 +45,9 @@ struct engine {
     int32_t n_free_states, n_seqs;
     unsigned char **next_states; /* [n_parallel] of the items of a step */
 
-    float *logits;       /* [n_parallel][logits_stride] */
+    float *logits;       /* [n_logits][logits_stride] */
     size_t logits_stride, logits_bytes;
-    int32_t *logits_of;  /* [n_parallel] row of logits of an item, or -1 */
+    int32_t *logits_of;  /* [n_parallel + 1] an item's first row of logits; they end where the next item's begin */
 
     /* A step's batch. */
     int32_t *tokens, *output_rows;
@@ -85,6 +86,9 @@ static int choose_sizes(engine *e, const weir_engine_options *o, weir_error *err
     TRY(choose_states(e, available, err));
     e->n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
     if (e->n_batch < e->n_parallel) e->n_batch = e->n_parallel;
+    /* Memory of rows that no step ever uses is never touched. */
+    e->n_logits = e->n_parallel + (o->n_draft < 0 ? 0 : DRAFT_ROWS);
+    if (e->n_logits > e->n_batch) e->n_logits = e->n_batch;
     e->n_ctx = o->n_ctx ? o->n_ctx : c->n_ctx_train;
     if (e->model->positions && e->n_ctx > c->n_ctx_train) e->n_ctx = c->n_ctx_train; /* no more positions were learned */
     /* Tokens that see the whole text need all of it in one step. */
@@ -127,10 +131,10 @@ static int allocate(engine *e, weir_error *err) {
     e->slab = map_zeroed(e->slab_bytes);
     FAIL_IF(e->slab == NULL, err, WEIR_E_NOMEM, "KV cache", "%.1f MB are not to be had: %s", (double)e->slab_bytes / 1e6, strerror(errno));
     e->logits_stride = (size_t)kern_pad16(e->model->config.n_vocab);
-    e->logits_bytes = (size_t)e->n_parallel * e->logits_stride * sizeof(float);
+    e->logits_bytes = (size_t)e->n_logits * e->logits_stride * sizeof(float);
     e->logits = map_zeroed(e->logits_bytes);
     e->free_pages = malloc((size_t)e->n_pages * sizeof *e->free_pages);
-    e->logits_of = malloc((size_t)e->n_parallel * sizeof *e->logits_of);
+    e->logits_of = calloc((size_t)e->n_parallel + 1, sizeof *e->logits_of);
     e->tokens = malloc((size_t)e->n_batch * sizeof *e->tokens);
     e->output_rows = malloc((size_t)e->n_batch * sizeof *e->output_rows);
     e->groups = malloc((size_t)e->n_parallel * sizeof *e->groups);
@@ -184,6 +188,7 @@ int32_t engine_n_ctx(const engine *e) { return e->n_ctx; }
 int32_t engine_n_batch(const engine *e) { return e->n_batch; }
 bool engine_can_generate(const engine *e) { return model_generates(e->model); }
 int32_t engine_n_parallel(const engine *e) { return e->n_parallel; }
+int32_t engine_n_logits(const engine *e) { return e->n_logits; }
 int32_t engine_n_threads(const engine *e) { return pool_n_threads(e->threads); }
 int64_t engine_kv_tokens_total(const engine *e) { return (int64_t)e->n_pages * KERN_PAGE; }
 int64_t engine_kv_tokens_used(const engine *e) { return (int64_t)atomic_load(&((engine *)e)->n_used) * KERN_PAGE; }
@@ -274,7 +279,7 @@ void engine_checkpoint_free(engine_checkpoint **c) {
 }
 
 static int check_items(const engine *e, const engine_item *items, int32_t n_items, weir_error *err) {
-    int64_t n_rows = 0;
+    int64_t n_rows = 0, n_logits = 0;
     FAIL_IF(!model_generates(e->model), err, WEIR_E_UNSUPPORTED, e->model->info.path,
             "the model computes embeddings (architecture %s); it cannot generate text", e->model->info.architecture);
     FAIL_IF(n_items < 1 || n_items > e->n_parallel, err, WEIR_E_INVALID, NULL, "%d items in a step; 1 to %d are possible", n_items,
@@ -282,8 +287,11 @@ static int check_items(const engine *e, const engine_item *items, int32_t n_item
     for (int32_t i = 0; i < n_items; i++) {
         const engine_item *item = &items[i];
         n_rows += item->n_tok;
+        n_logits += item->n_logits;
         FAIL_IF(item->n_tok < 1 || item->n_tok > e->n_batch || n_rows > e->n_batch, err, WEIR_E_INVALID, NULL,
                 "a step holds 1 to %d tokens", e->n_batch);
+        FAIL_IF(item->n_logits < 0 || item->n_logits > item->n_tok || n_logits > e->n_logits, err, WEIR_E_INVALID, NULL,
+                "%d rows of logits of %d tokens; a step has at most %d", item->n_logits, item->n_tok, e->n_logits);
         FAIL_IF(item->n_tok > item->seq->n_pages * KERN_PAGE - item->seq->length, err, WEIR_E_INVALID, NULL,
                 "%d tokens after %d exceed the sequence's room of %d", item->n_tok, item->seq->length, item->seq->n_pages * KERN_PAGE);
         for (int32_t t = 0; t < item->n_tok; t++)
@@ -322,14 +330,16 @@ int engine_step(engine *e, const engine_item *items, int32_t n_items, bool (*abo
         e->groups[i] = make_group(e, item, i, batch.n_rows);
         memcpy(e->tokens + batch.n_rows, item->tokens, (size_t)item->n_tok * sizeof *e->tokens);
         batch.n_rows += item->n_tok;
-        e->logits_of[i] = item->want_logits ? batch.n_outputs : -1;
-        if (item->want_logits) e->output_rows[batch.n_outputs++] = batch.n_rows - 1;
+        e->logits_of[i] = batch.n_outputs;
+        for (int32_t n = item->n_logits; n > 0; n--) e->output_rows[batch.n_outputs++] = batch.n_rows - n;
     }
+    for (int32_t i = n_items; i <= e->n_parallel; i++) e->logits_of[i] = batch.n_outputs;
     return run_batch(e, &batch, items, n_items, err);
 }
 
-const float *engine_logits(const engine *e, int32_t i) {
-    return e->logits_of[i] < 0 ? NULL : e->logits + (size_t)e->logits_of[i] * e->logits_stride;
+const float *engine_logits(const engine *e, int32_t i, int32_t row) {
+    const int32_t at = e->logits_of[i] + row;
+    return row < 0 || at >= e->logits_of[i + 1] ? NULL : e->logits + (size_t)at * e->logits_stride;
 }
 
 int engine_step_all(engine *e, const engine_item *item, float *out, weir_error *err) {

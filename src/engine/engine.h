@@ -19,7 +19,7 @@ typedef struct engine_item {
     engine_seq *seq;
     const int32_t *tokens;
     int32_t n_tok;
-    bool want_logits; /* of the last token */
+    int32_t n_logits; /* rows of logits wanted: of the last n_logits tokens, 0 = none */
 } engine_item;
 
 /* How the states of a text's tokens become one embedding: numbered as GGUF files do. */
@@ -32,8 +32,8 @@ typedef enum engine_pooling {
     ENGINE_POOLING_RANK,   /* the scores of the model's classifier */
 } engine_pooling;
 
-/* Uses n_threads, n_ctx, n_parallel, n_batch and kv_cache_bytes of `options` (may be NULL), with weir.h's defaults; n_parallel
- * also bounds the items of a step. The model must outlive the engine. WEIR_E_NOMEM, WEIR_E_INVALID, WEIR_E_INTERNAL. */
+/* Uses n_threads, n_ctx, n_parallel, n_batch, n_draft and kv_cache_bytes of `options` (may be NULL), with weir.h's defaults;
+ * n_parallel also bounds the items of a step. The model must outlive the engine. WEIR_E_NOMEM, WEIR_E_INVALID, WEIR_E_INTERNAL. */
 int engine_open(engine **out, const weir_model *model, const weir_engine_options *options, weir_error *err);
 void engine_close(engine **e); /* all sequences must be closed */
 
@@ -41,6 +41,7 @@ int32_t engine_n_ctx(const engine *e);     /* longest sequence */
 int32_t engine_n_batch(const engine *e);   /* most tokens in a step */
 bool engine_can_generate(const engine *e); /* false: the model computes embeddings only */
 int32_t engine_n_parallel(const engine *e); /* most items in a step */
+int32_t engine_n_logits(const engine *e);   /* most rows of logits in a step: one for each item, and some for drafts */
 int32_t engine_n_threads(const engine *e);
 int64_t engine_kv_tokens_total(const engine *e);
 int64_t engine_kv_tokens_used(const engine *e); /* in pages that sequences hold; any thread */
@@ -71,11 +72,12 @@ bool engine_checkpoint_restore(engine_seq *seq, const engine_checkpoint *c);
 void engine_checkpoint_free(engine_checkpoint **c);
 
 /* Appends the items' tokens to their sequences and computes the wanted logits. On failure no sequence has advanced.
- * `abort` (may be NULL) is asked between layers: true ends the step with WEIR_E_CANCELLED. WEIR_E_INVALID: too many tokens or
- * items, a token out of range, an item beyond its sequence's room. WEIR_E_UNSUPPORTED: the model cannot generate. */
+ * `abort` (may be NULL) is asked between layers: true ends the step with WEIR_E_CANCELLED. WEIR_E_INVALID: too many tokens,
+ * items or rows of logits, a token out of range, an item beyond its sequence's room.
+ * WEIR_E_UNSUPPORTED: the model cannot generate. */
 int engine_step(engine *e, const engine_item *items, int32_t n_items, bool (*abort)(void *user), void *user, weir_error *err);
-/* Logits of items[i] of the last step, [n_vocab], if it wanted them; valid until the next step. */
-const float *engine_logits(const engine *e, int32_t i);
+/* Row `row` of the items[i].n_logits of the last step, [n_vocab]; NULL = there is none. Valid until the next step. */
+const float *engine_logits(const engine *e, int32_t i, int32_t row);
 
 /* All logits of one step, for evaluation: as engine_step with one item, then logits of every token, [n_tok][n_vocab rounded
  * up to 16], into out. */

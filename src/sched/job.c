@@ -289,13 +289,15 @@ static void log_end(const weir_job *job) {
         LOG_TEXT("request_id", job->request_id),
         LOG_NUMBER("n_prompt", t->n_prompt),
         LOG_NUMBER("n_output", t->n_output),
+        LOG_NUMBER("n_draft", t->n_draft),
+        LOG_NUMBER("n_draft_accepted", t->n_draft_accepted),
         LOG_NUMBER("queue_ms", (double)t->queue_us / 1e3),
         LOG_NUMBER("prefill_ms", (double)t->prefill_us / 1e3),
         LOG_NUMBER("decode_ms", (double)t->decode_us / 1e3),
         failed ? LOG_TEXT("error", weir_code_name(job->error.code)) : LOG_TEXT("stop", reasons[job->terminal.stop_reason]),
         LOG_TEXT("message", job->error.message),
     };
-    log_event(LOG_INFO, failed ? "request failed" : "request finished", fields, 7 + (failed ? 1 : 0));
+    log_event(LOG_INFO, failed ? "request failed" : "request finished", fields, 9 + (failed ? 1 : 0));
 }
 
 static void count_end(weir_engine *e, int code) {
@@ -313,6 +315,8 @@ void job_end(weir_job *job, int64_t now_us) {
     job->terminal.timings = (weir_timings){
         .n_prompt = job->n_prompt,
         .n_output = atomic_load(&job->n_output),
+        .n_draft = job->n_draft,
+        .n_draft_accepted = job->n_draft_accepted,
         .queue_us = admit_us - job->submit_us,
         .prefill_us = first_token_us - admit_us,
         .decode_us = now_us - first_token_us,
@@ -321,6 +325,7 @@ void job_end(weir_job *job, int64_t now_us) {
     job->terminal.code = job->error.code;
     job->terminal.message = job->error.code ? job->error.message : NULL;
     sampler_close(&job->sampler);
+    speculator_close(&job->speculator);
     answer_free(&job->text);
     if (job_get_state(job) != JOB_ENDED) job_set_state(job, JOB_ENDED);
     count_end(job->engine, job->error.code);

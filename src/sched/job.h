@@ -16,6 +16,8 @@
 #include "engine/sampler.h"
 #include "sched/answer.h"
 #include "sched/channel.h"
+#include "sched/draft.h"
+#include "sched/lookup.h"
 #include "sched/pace.h"
 #include "sched/sched.h"
 #include "sched/stop.h"
@@ -23,6 +25,13 @@
 enum { SCHED_PARK_LIMIT_MS = 10 * 60 * 1000 }; /* a reader that takes nothing for so long loses its job */
 
 typedef enum job_state { JOB_QUEUED, JOB_PREFILL, JOB_DECODE, JOB_PARKED, JOB_ENDED, N_JOB_STATES } job_state;
+
+/* What a job needs for guessing ahead. Engine thread's. */
+typedef struct speculator {
+    lookup past;                    /* prompt and output */
+    draft_odds odds;                /* of this job's guesses */
+    int32_t feed[1 + DRAFT_MOST];   /* next_token and the guesses behind it, of the step */
+} speculator;
 
 struct weir_job {
     weir_engine *engine; /* holds a reference */
@@ -60,6 +69,8 @@ struct weir_job {
     sampler *sampler;
     int32_t n_fed;                               /* prompt tokens that the sequence holds */
     int32_t next_token;                          /* sampled, to be fed in the next step */
+    speculator *speculator;                      /* NULL = no guessing */
+    int32_t n_draft, n_draft_accepted;
     int64_t admit_us, first_token_us, parked_us; /* 0 = not yet */
     /* Reader's. */
     bool terminal_taken;
@@ -68,6 +79,7 @@ struct weir_job {
 struct weir_engine {
     sched_backend backend;
     int32_t n_parallel, n_batch;
+    int32_t n_draft;  /* most guesses for a sequence in a step; 0 = speculation is off */
     int64_t max_jobs; /* queued and running together; INT64_MAX = no bound */
     int32_t *eog;     /* all end-of-generation tokens, for ignore_eos */
     size_t n_eog;
@@ -88,9 +100,12 @@ struct weir_engine {
     weir_job **step_jobs;   /* [n_parallel], of the items */
     int32_t n_items, n_decode_items;
     pace pace;
+    draft_costs costs;
+    draft_odds odds; /* of all jobs */
     /* Counters for weir_stats, written by several threads. */
     atomic_uint_fast64_t n_active, n_waiting, n_submitted, n_finished, n_cancelled, n_failed, n_refused;
     atomic_uint_fast64_t prompt_tokens, cached_tokens, output_tokens, n_steps, prompt_us, output_us, kv_used;
+    atomic_uint_fast64_t n_drafts, draft_tokens, draft_accepted;
 };
 
 /* ---- job.c ---- */
@@ -115,6 +130,16 @@ void queue_remove(weir_engine *e, weir_job *job, job_state to);
 /* Takes out all jobs whose deadline has passed (or all jobs, if `all`), linked by `next` in their order. */
 weir_job *queue_remove_expired(weir_engine *e, int64_t now_us, bool all);
 int64_t queue_position(const weir_engine *e, const weir_job *job);
+
+/* ---- speculate.c: engine thread ---- */
+int speculator_open(speculator **out, const int32_t *prompt, int32_t n_prompt, int32_t max_output, weir_error *err);
+void speculator_close(speculator **s);
+/* The job's next token was sampled. */
+void speculator_saw(weir_engine *e, speculator *s, int32_t token);
+/* Adds guesses to the decoding items of the composed step, which holds n_prefill prompt tokens. */
+void speculate(weir_engine *e, int32_t n_prefill);
+/* Learns from the step that was run. */
+void speculate_learn(weir_engine *e, int32_t n_prefill, int64_t step_us);
 
 /* ---- sched.c ---- */
 /* Makes the engine thread look at everything again (queue, cancellations, deadlines, parked jobs). Any thread. */

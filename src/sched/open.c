@@ -32,11 +32,21 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
             engine_n_parallel(b->e));
     for (int32_t i = 0; i < n_items; i++)
         b->items[i] = (engine_item){.seq = items[i].seq, .tokens = items[i].tokens, .n_tok = items[i].n_tok,
-                                    .want_logits = items[i].want_logits};
+                                    .n_logits = items[i].n_logits};
     return engine_step(b->e, b->items, n_items, abort, user, err);
 }
 
-static const float *logits(void *context, int32_t i) { return engine_logits(((real_backend *)context)->e, i); }
+static const float *logits(void *context, int32_t i, int32_t row) { return engine_logits(((real_backend *)context)->e, i, row); }
+
+static bool seq_can_truncate(void *context, void *seq, int32_t n_tokens) {
+    (void)context;
+    return engine_seq_can_truncate(seq, n_tokens);
+}
+
+static void seq_truncate(void *context, void *seq, int32_t n_tokens) {
+    (void)context;
+    engine_seq_truncate(seq, n_tokens);
+}
 
 static int64_t kv_tokens_used(void *context) { return engine_kv_tokens_used(((real_backend *)context)->e); }
 
@@ -82,11 +92,14 @@ int weir_engine_open(weir_engine **out, weir_model *model, const weir_engine_opt
         .context = b,
         .n_vocab = weir_model_get_info(model)->n_vocab,
         .n_ctx = engine_n_ctx(b->e),
+        .n_logits = engine_n_logits(b->e),
         .kv_tokens_total = engine_kv_tokens_total(b->e),
         .seq_open = seq_open,
         .seq_close = seq_close,
         .step = step,
         .logits = logits,
+        .seq_can_truncate = seq_can_truncate,
+        .seq_truncate = seq_truncate,
         .kv_tokens_used = kv_tokens_used,
         .piece = piece,
         .is_eog = is_eog,

@@ -133,17 +133,21 @@ static bool take_queued(weir_engine *e, weir_job *job, job_state to) {
 typedef struct resources {
     void *seq;
     sampler *sampler;
+    speculator *speculator;
 } resources;
 
 static void close_resources(weir_engine *e, resources *r) {
     if (r->seq) e->backend.seq_close(e->backend.context, r->seq);
     sampler_close(&r->sampler);
+    speculator_close(&r->speculator);
 }
 
 static int open_resources(weir_engine *e, const weir_job *job, resources *r, weir_error *err) {
     *r = (resources){0};
     TRY(e->backend.seq_open(e->backend.context, job->n_prompt + job->max_output, &r->seq, err));
     int code = sampler_open(&r->sampler, &job->sampling, e->backend.n_vocab, err);
+    if (code == 0 && e->n_draft > 0 && job->max_output > 2)
+        code = speculator_open(&r->speculator, job->tokens, job->n_prompt, job->max_output, err);
     if (code < 0) {
         close_resources(e, r);
         return code;
@@ -155,6 +159,7 @@ static int open_resources(weir_engine *e, const weir_job *job, resources *r, wei
 static void start(weir_engine *e, weir_job *job, const resources *r) {
     job->seq = r->seq;
     job->sampler = r->sampler;
+    job->speculator = r->speculator;
     job->admit_us = now_of(e);
     e->running[e->n_running++] = job;
     atomic_store(&e->kv_used, (uint64_t)e->backend.kv_tokens_used(e->backend.context));
@@ -242,8 +247,8 @@ void sched_wake(weir_engine *e) {
 
 /* ---- a step ----------------------------------------------------------------------------------------------------------- */
 
-static void add_item(weir_engine *e, weir_job *job, const int32_t *tokens, int32_t n_tok, bool want_logits) {
-    e->items[e->n_items] = (sched_item){.seq = job->seq, .tokens = tokens, .n_tok = n_tok, .want_logits = want_logits};
+static void add_item(weir_engine *e, weir_job *job, const int32_t *tokens, int32_t n_tok, int32_t n_logits) {
+    e->items[e->n_items] = (sched_item){.seq = job->seq, .tokens = tokens, .n_tok = n_tok, .n_logits = n_logits};
     e->step_jobs[e->n_items++] = job;
 }
 
@@ -251,7 +256,7 @@ static void add_item(weir_engine *e, weir_job *job, const int32_t *tokens, int32
 static int32_t compose(weir_engine *e) {
     e->n_items = 0;
     for (int32_t i = 0; i < e->n_running; i++)
-        if (job_get_state(e->running[i]) == JOB_DECODE) add_item(e, e->running[i], &e->running[i]->next_token, 1, true);
+        if (job_get_state(e->running[i]) == JOB_DECODE) add_item(e, e->running[i], &e->running[i]->next_token, 1, 1);
     e->n_decode_items = e->n_items;
     int32_t n_prefill = 0, room = pace_prefill_tokens(&e->pace, e->n_items, e->n_batch);
     for (int32_t i = 0; i < e->n_running && n_prefill < room; i++) {
@@ -293,14 +298,15 @@ static int run_items(weir_engine *e, int32_t first, int32_t end, weir_error *err
     return code;
 }
 
-/* A token was sampled: text, stop strings, limits. */
-static void take_token(weir_engine *e, weir_job *job, int32_t token, const float *logits, int64_t now_us) {
+/* A token was sampled: text, stop strings, limits. Returns the job's state; it may be freed already if that is JOB_ENDED. */
+static job_state take_token(weir_engine *e, weir_job *job, int32_t token, const float *logits, int64_t now_us) {
     float logprob = 0;
     weir_top_logprob top[20];
     size_t n_bytes = 0;
     const char *bytes = e->backend.piece(e->backend.context, token, job->special, &n_bytes);
     if (job->n_top_logprobs >= 0) sampler_logprobs(logits, e->backend.n_vocab, token, &logprob, top, job->n_top_logprobs);
     sampler_accept(job->sampler, token);
+    if (job->speculator) speculator_saw(e, job->speculator, token);
     job->next_token = token;
     int32_t n_output = atomic_fetch_add(&job->n_output, 1) + 1;
     atomic_fetch_add(&e->output_tokens, 1);
@@ -310,14 +316,19 @@ static void take_token(weir_engine *e, weir_job *job, int32_t token, const float
     if (stopped == 0 && last) stopped = answer_finish(&job->text);
     if (stopped < 0 || job_send_text(job, stopped > 0 || last) < 0) {
         finish_without_memory(e, job, now_us);
-    } else if (stopped > 0 || last) {
+        return JOB_ENDED;
+    }
+    if (stopped > 0 || last) {
         finish_stopped(e, job, stopped > 0 ? WEIR_STOP_SEQUENCE : WEIR_STOP_LENGTH, now_us);
-    } else if (channel_full(&job->events)) {
+        return JOB_ENDED;
+    }
+    if (channel_full(&job->events)) {
         job->parked_us = now_us;
         job_set_state(job, JOB_PARKED);
         /* The reader may have caught up before it could see the new state; see weir_job_poll. */
         if (channel_drained(&job->events)) job_set_state(job, JOB_DECODE);
     }
+    return job_get_state(job);
 }
 
 static void take_end(weir_engine *e, weir_job *job, int64_t now_us) {
@@ -328,7 +339,8 @@ static void take_end(weir_engine *e, weir_job *job, int64_t now_us) {
         finish_stopped(e, job, stopped > 0 ? WEIR_STOP_SEQUENCE : WEIR_STOP_EOS, now_us);
 }
 
-static void sample(weir_engine *e, weir_job *job, const float *logits, int64_t now_us) {
+/* Returns as take_token. */
+static job_state sample(weir_engine *e, weir_job *job, const float *logits, int64_t now_us) {
     int32_t token = sampler_draw(job->sampler, logits);
     if (job->first_token_us == 0) job->first_token_us = now_us;
     if (token < 0) {
@@ -336,8 +348,28 @@ static void sample(weir_engine *e, weir_job *job, const float *logits, int64_t n
     } else if (e->backend.is_eog(e->backend.context, token)) {
         take_end(e, job, now_us);
     } else {
-        take_token(e, job, token, logits, now_us);
+        return take_token(e, job, token, logits, now_us);
     }
+    return JOB_ENDED;
+}
+
+/* Samples the item's rows of logits as long as the guesses that they stand behind hold; what the sequence holds beyond that is
+ * forgotten. (A parked job goes on from where it stands as if there had been no guess.) */
+static void sample_rows(weir_engine *e, weir_job *job, const sched_item *item, int32_t logits_index, int64_t now_us) {
+    if (item->n_logits > 1) {
+        job->n_draft += item->n_logits - 1;
+        atomic_fetch_add(&e->n_drafts, 1);
+        atomic_fetch_add(&e->draft_tokens, (uint64_t)item->n_logits - 1);
+    }
+    for (int32_t row = 0; row < item->n_logits; row++) {
+        job_state state = sample(e, job, e->backend.logits(e->backend.context, logits_index, row), now_us);
+        if (state == JOB_ENDED) return;
+        if (row + 1 == item->n_logits) return;
+        if (state != JOB_DECODE || job->next_token != item->tokens[row + 1]) break;
+        job->n_draft_accepted++;
+        atomic_fetch_add(&e->draft_accepted, 1);
+    }
+    e->backend.seq_truncate(e->backend.context, job->seq, job->n_prompt + atomic_load(&job->n_output) - 1);
 }
 
 /* Item `i` of the step was computed; its logits are number `logits_index` of the backend's last step. */
@@ -353,14 +385,15 @@ static void advance(weir_engine *e, int32_t i, int32_t logits_index, int64_t now
             return;
         }
     }
-    sample(e, job, e->backend.logits(e->backend.context, logits_index), now_us);
+    sample_rows(e, job, &e->items[i], logits_index, now_us);
 }
 
-/* The batch failed: finds out whose fault it is by running each item alone. */
+/* The batch failed: finds out whose fault it is by running each item alone, without guesses. */
 static void run_singly(weir_engine *e, const weir_error *batch_error) {
     log_write(LOG_WARN, "a step of %d sequences failed (%s); each is tried alone", e->n_items, batch_error->message);
     for (int32_t i = 0; i < e->n_items; i++) {
         weir_error err = {0};
+        if (i < e->n_decode_items) e->items[i].n_tok = e->items[i].n_logits = 1;
         int done = run_items(e, i, i + 1, &err);
         if (done > 0)
             advance(e, i, 0, now_of(e));
@@ -373,16 +406,18 @@ static void step(weir_engine *e) {
     weir_error err = {0};
     int32_t n_prefill = compose(e);
     if (e->n_items == 0) return;
+    speculate(e, n_prefill);
     int64_t start_us = now_of(e);
     int done = run_items(e, 0, e->n_items, &err);
     if (done == 0) return;
     int64_t end_us = now_of(e);
     atomic_fetch_add(&e->n_steps, 1);
-    if (done < 0 && e->n_items > 1) {
+    if (done < 0 && (e->n_items > 1 || e->items[0].n_logits > 1)) {
         run_singly(e, &err);
     } else if (done < 0) {
         finish_failed(e, e->step_jobs[0], WEIR_E_INTERNAL, err.message, end_us);
     } else {
+        speculate_learn(e, n_prefill, end_us - start_us);
         int64_t prompt_us = pace_learn(&e->pace, e->n_decode_items, n_prefill, end_us - start_us);
         atomic_fetch_add(&e->prompt_us, (uint64_t)prompt_us);
         atomic_fetch_add(&e->output_us, (uint64_t)(end_us - start_us - prompt_us));
@@ -461,6 +496,8 @@ static int make_engine(weir_engine **out, const sched_backend *backend, const we
     e->n_parallel = o.n_parallel > 0 ? o.n_parallel : DEFAULT_PARALLEL;
     /* Each decoding sequence has its token in every step. */
     if (e->n_parallel > e->n_batch) e->n_parallel = e->n_batch;
+    e->n_draft = o.n_draft == 0 ? DRAFT_DEFAULT : o.n_draft < DRAFT_MOST ? o.n_draft : DRAFT_MOST;
+    if (backend->seq_truncate == NULL) e->n_draft = -1;
     int64_t max_queue = o.max_queue ? o.max_queue : DEFAULT_QUEUE;
     e->max_jobs = max_queue < 0 ? INT64_MAX : max_queue + e->n_parallel;
     e->max_running = 2 * e->n_parallel;
@@ -532,6 +569,9 @@ void weir_engine_get_stats(const weir_engine *e, weir_stats *stats) {
         .n_steps = atomic_load(&e->n_steps),
         .prompt_us = atomic_load(&e->prompt_us),
         .output_us = atomic_load(&e->output_us),
+        .n_drafts = atomic_load(&e->n_drafts),
+        .draft_tokens = atomic_load(&e->draft_tokens),
+        .draft_accepted = atomic_load(&e->draft_accepted),
         .kv_tokens_used = atomic_load(&e->kv_used),
         .kv_tokens_total = (uint64_t)e->backend.kv_tokens_total,
     };

@@ -13,7 +13,7 @@ typedef struct sched_item {
     void *seq;
     const int32_t *tokens;
     int32_t n_tok;
-    bool want_logits; /* of the last token of the item */
+    int32_t n_logits; /* rows of logits wanted: of the item's last n_logits tokens */
 } sched_item;
 
 /* Asked between layers; true = abandon the step (it then returns WEIR_E_CANCELLED and no sequence has advanced). */
@@ -23,14 +23,19 @@ typedef struct sched_backend {
     void *context;
     int32_t n_vocab;
     int32_t n_ctx;           /* longest sequence */
+    int32_t n_logits;        /* most rows of logits in a step; 0 = one for each item */
     int64_t kv_tokens_total; /* room for all sequences together */
     /* A sequence that may grow to n_tokens; reserves its room. WEIR_E_LIMIT = no room now, try when another was closed. */
     int (*seq_open)(void *context, int32_t n_tokens, void **seq, weir_error *err);
     void (*seq_close)(void *context, void *seq);
     /* Runs all items as one batch; on failure no sequence has advanced. `abort` may be NULL. */
     int (*step)(void *context, const sched_item *items, int32_t n_items, sched_abort_fn abort, void *user, weir_error *err);
-    /* Logits of items[i] of the last step, [n_vocab]; valid until the next step. */
-    const float *(*logits)(void *context, int32_t i);
+    /* Row `row` of the n_logits rows of items[i] of the last step, [n_vocab]; valid until the next step. */
+    const float *(*logits)(void *context, int32_t i, int32_t row);
+    /* Whether the sequence could go back to its first n_tokens tokens, and going back. May both be NULL: then no step is given
+     * tokens that are only guessed. */
+    bool (*seq_can_truncate)(void *context, void *seq, int32_t n_tokens);
+    void (*seq_truncate)(void *context, void *seq, int32_t n_tokens);
     int64_t (*kv_tokens_used)(void *context);
     /* Bytes of a token; see weir_token_bytes. */
     const char *(*piece)(void *context, int32_t token, bool special, size_t *n_bytes);

@@ -147,7 +147,7 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
         mock_seq *q = items[i].seq;
         memcpy(q->tokens + q->n, items[i].tokens, (size_t)items[i].n_tok * sizeof(int32_t));
         q->n += items[i].n_tok;
-        if (!items[i].want_logits) continue;
+        if (!items[i].n_logits) continue;
         if (q->n_prompt == 0) q->n_prompt = q->n;
         for (int32_t t = 0; t < N_VOCAB; t++) mock.logits[i][t] = -20;
         mock.logits[i][next_token(q)] = 20;
@@ -155,7 +155,7 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
     return 0;
 }
 
-static const float *logits(void *context, int32_t i) { return (void)context, mock.logits[i]; }
+static const float *logits(void *context, int32_t i, int32_t row) { return (void)context, (void)row, mock.logits[i]; }
 static int64_t kv_used(void *context) { return (void)context, mock.used; }
 static const char *piece(void *context, int32_t token, bool special, size_t *n_bytes) {
     (void)context, (void)special;

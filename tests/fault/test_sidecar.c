@@ -185,9 +185,9 @@ static void compute(weir_model *m, float *out) {
     const weir_engine_options options = {.n_threads = 2, .n_ctx = 64, .n_parallel = 1, .n_batch = 64};
     assert_int_equal(engine_open(&e, m, &options, NULL), 0);
     assert_int_equal(engine_seq_open(e, 8, &seq, NULL), 0);
-    const engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 5, .want_logits = true};
+    const engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 5, .n_logits = 1};
     assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
-    memcpy(out, engine_logits(e, 0), (size_t)weir_model_get_info(m)->n_vocab * sizeof(float));
+    memcpy(out, engine_logits(e, 0, 0), (size_t)weir_model_get_info(m)->n_vocab * sizeof(float));
     engine_seq_close(e, &seq);
     engine_close(&e);
 }

@@ -14,7 +14,7 @@
 #include "kern/kern.h"
 #include "fault/gguf_builder.h"
 
-enum { N_PROMPTS = 20, N_CTX = 700, MAX_PROMPT = 600, N_GENERATED = 4, N_OTHERS = 16 };
+enum { N_PROMPTS = 20, N_CTX = 700, MAX_PROMPT = 600, N_GENERATED = 6, N_OTHERS = 16 };
 
 static const char *const levels[] = {"reference", "avx2", "avx512"};
 static char model_path[] = "/tmp/weir-test-engine-XXXXXX";
@@ -89,58 +89,91 @@ static void company_close(company *c, engine *e) {
     for (int i = 0; i < c->n; i++) engine_seq_close(e, &c->seqs[i]);
 }
 
-/* Runs one step of `n` tokens of seq with the company's next tokens around it; the logits of seq's last token, or NULL. */
-static const float *step_with(engine *e, company *c, engine_seq *seq, const int32_t *tokens, int32_t n, bool want) {
+/* Runs one step of `n` tokens of seq with the company's next tokens around it; the logits of seq's last n_logits tokens are then
+ * those of the item whose number is returned. */
+static int step_with(engine *e, company *c, engine_seq *seq, const int32_t *tokens, int32_t n, int32_t n_logits) {
     engine_item items[N_OTHERS + 1];
     const int before = c->n / 2;
     int count = 0;
     for (int i = 0; i <= c->n; i++) {
-        if (i == before) items[count++] = (engine_item){.seq = seq, .tokens = tokens, .n_tok = n, .want_logits = want};
+        if (i == before) items[count++] = (engine_item){.seq = seq, .tokens = tokens, .n_tok = n, .n_logits = n_logits};
         if (i == c->n) break;
         c->next[i] = (c->next[i] * 5 + 1) % 200;
-        items[count++] = (engine_item){.seq = c->seqs[i], .tokens = &c->next[i], .n_tok = 1, .want_logits = i % 3 == 0};
+        items[count++] = (engine_item){.seq = c->seqs[i], .tokens = &c->next[i], .n_tok = 1, .n_logits = i % 3 == 0};
     }
     weir_error err = {0};
     if (engine_step(e, items, count, NULL, NULL, &err) != 0) fail_msg("%s", err.message);
-    return want ? engine_logits(e, before) : NULL;
+    assert_null(engine_logits(e, before, n_logits));
+    return before;
 }
 
-/* Prefills prompt p in chunks, generates greedily; all logits go to out[N_GENERATED][n_vocab]. */
-static void generate(engine *e, int p, int32_t chunk, int n_others, int32_t n_vocab, float *out) {
-    int32_t tokens[MAX_PROMPT], next;
+static int32_t greatest(const float *logits, int32_t n) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
+/* Goes on greedily from out[0], the logits after the n tokens that seq holds, to out[N_GENERATED][n_vocab]. With speculation each
+ * step has guesses behind the next token, taken from the logits known[N_GENERATED][n_vocab], one of them wrong (which depends on
+ * n); what stands behind a wrong one is forgotten. */
+static void decode(engine *e, company *c, engine_seq *seq, int32_t n, int32_t n_vocab, const float *known, float *out) {
+    int32_t feed[N_GENERATED + 1] = {greatest(out, n_vocab)};
+    for (int32_t g = 1; g < N_GENERATED;) {
+        int32_t n_fed = 1, row = 0;
+        for (; known && g + n_fed < N_GENERATED; n_fed++) {
+            feed[n_fed] = greatest(known + (size_t)(g + n_fed - 1) * (size_t)n_vocab, n_vocab);
+            if ((g + n_fed) % 3 == n % 3) feed[n_fed] = (feed[n_fed] + 1) % n_vocab;
+        }
+        const int item = step_with(e, c, seq, feed, n_fed, n_fed);
+        do {
+            const float *logits = engine_logits(e, item, row++);
+            memcpy(out + (size_t)g++ * (size_t)n_vocab, logits, (size_t)n_vocab * sizeof(float));
+            feed[0] = greatest(logits, n_vocab);
+        } while (row < n_fed && feed[row] == feed[0]);
+        engine_seq_truncate(seq, n + g - 1);
+    }
+}
+
+/* Prefills prompt p in chunks, generates without and with speculation; out[2][N_GENERATED][n_vocab]. */
+static void generate(engine *e, int p, int32_t chunk, int n_others, int32_t n_vocab, const float *known, float *out) {
+    const size_t size = (size_t)n_vocab * N_GENERATED;
+    int32_t tokens[MAX_PROMPT];
     engine_seq *seq = NULL;
     company c;
     make_prompt(p, tokens, n_vocab);
     company_open(&c, e, n_others);
     assert_int_equal(engine_seq_open(e, prompt_length(p) + N_GENERATED, &seq, NULL), 0);
     const int32_t n = prompt_length(p);
-    const float *logits = NULL;
+    int item = 0;
     for (int32_t at = 0; at < n; at += chunk) {
         const int32_t here = n - at < chunk ? n - at : chunk;
-        logits = step_with(e, &c, seq, tokens + at, here, at + here == n);
+        item = step_with(e, &c, seq, tokens + at, here, at + here == n);
     }
-    for (int g = 0; g < N_GENERATED; g++) {
-        memcpy(out + (size_t)g * (size_t)n_vocab, logits, (size_t)n_vocab * sizeof(float));
-        next = 0;
-        for (int32_t i = 1; i < n_vocab; i++)
-            if (logits[i] > logits[next]) next = i;
-        if (g + 1 < N_GENERATED) logits = step_with(e, &c, seq, &next, 1, true);
+    for (int speculation = 0; speculation < 2; speculation++) {
+        float *to = out + size * (size_t)speculation;
+        memcpy(to, speculation ? out : engine_logits(e, item, 0), (size_t)n_vocab * sizeof(float));
+        engine_seq_truncate(seq, n);
+        decode(e, &c, seq, n, n_vocab, speculation ? (known ? known : out) : NULL, to);
     }
     engine_seq_close(e, &seq);
     company_close(&c, e);
 }
 
-/* 20 prompts x {1, 2, 3 threads} x {prefill chunks 1, 7, 64, 512} x {alone, among 16 others} on each level, against the reference
- * level with one thread, one chunk, alone. */
+/* 20 prompts x {1, 2, 3 threads} x {prefill chunks 1, 7, 64, 512} x {alone, among 16 others} x {speculation on, off} on each level,
+ * against the reference level with one thread, one chunk, alone. */
 static void test_bit_identity(void **state) {
     (void)state;
     static const int32_t chunks[] = {1, 7, 64, 512};
     weir_model *m = open_model("reference");
     const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
     const size_t size = (size_t)n_vocab * N_GENERATED;
-    float *wanted = malloc(sizeof(float) * size * N_PROMPTS), *got = malloc(sizeof(float) * size);
+    float *wanted = malloc(sizeof(float) * size * N_PROMPTS), *got = malloc(sizeof(float) * 2 * size);
     engine *e = open_engine(m, 1, 1024);
-    for (int p = 0; p < N_PROMPTS; p++) generate(e, p, 1024, 0, n_vocab, wanted + size * (size_t)p);
+    for (int p = 0; p < N_PROMPTS; p++) {
+        generate(e, p, 1024, 0, n_vocab, NULL, got);
+        memcpy(wanted + size * (size_t)p, got, sizeof(float) * size);
+    }
     engine_close(&e);
     weir_model_close(&m);
     for (size_t l = 0; l < sizeof levels / sizeof levels[0]; l++) {
@@ -158,10 +191,12 @@ static void test_bit_identity(void **state) {
                         /* The reference level is slow: there, the longest prompt token by token is left to the others. */
                         if (l == 0 && (n_threads == 3 || (p == 19 && chunks[k] < 64))) continue;
                         if (chunks[k] == 1 && p == 19 && n_threads == 3) continue;
-                        generate(e, p, chunks[k], n_others, n_vocab, got);
-                        if (memcmp(got, wanted + size * (size_t)p, sizeof(float) * size) != 0)
-                            fail_msg("%s: prompt %d differs with %d threads, chunks of %d, %d others", levels[l], p, n_threads, chunks[k],
-                                     n_others);
+                        const float *known = wanted + size * (size_t)p;
+                        generate(e, p, chunks[k], n_others, n_vocab, known, got);
+                        for (int speculation = 0; speculation < 2; speculation++)
+                            if (memcmp(got + size * (size_t)speculation, known, sizeof(float) * size) != 0)
+                                fail_msg("%s: prompt %d differs with %d threads, chunks of %d, %d others, speculation %s", levels[l], p,
+                                         n_threads, chunks[k], n_others, speculation ? "on" : "off");
                     }
             engine_close(&e);
         }
@@ -187,16 +222,16 @@ static void test_abort(void **state) {
     weir_error err = {0};
     assert_int_equal(engine_seq_open(e, 16, &a, NULL), 0);
     assert_int_equal(engine_seq_open(e, 16, &b, NULL), 0);
-    engine_item item = {.seq = a, .tokens = tokens, .n_tok = 5, .want_logits = true};
+    engine_item item = {.seq = a, .tokens = tokens, .n_tok = 5, .n_logits = true};
     assert_int_equal(engine_step(e, &item, 1, always, &asked, &err), WEIR_E_CANCELLED);
     assert_true(asked >= 1);
     assert_int_equal(engine_seq_length(a), 0);
     assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
     float *first = malloc(sizeof(float) * (size_t)n_vocab);
-    memcpy(first, engine_logits(e, 0), sizeof(float) * (size_t)n_vocab);
+    memcpy(first, engine_logits(e, 0, 0), sizeof(float) * (size_t)n_vocab);
     item.seq = b;
     assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
-    assert_memory_equal(first, engine_logits(e, 0), sizeof(float) * (size_t)n_vocab);
+    assert_memory_equal(first, engine_logits(e, 0, 0), sizeof(float) * (size_t)n_vocab);
     assert_true(engine_seq_can_truncate(b, 2));
     assert_false(engine_seq_can_truncate(b, 6));
     assert_false(engine_seq_can_truncate(b, -1));
@@ -204,9 +239,9 @@ static void test_abort(void **state) {
     assert_int_equal(engine_seq_length(b), 5);
     engine_seq_truncate(b, 2);
     assert_int_equal(engine_seq_length(b), 2);
-    item = (engine_item){.seq = b, .tokens = tokens + 2, .n_tok = 3, .want_logits = true};
+    item = (engine_item){.seq = b, .tokens = tokens + 2, .n_tok = 3, .n_logits = true};
     assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
-    assert_memory_equal(first, engine_logits(e, 0), sizeof(float) * (size_t)n_vocab);
+    assert_memory_equal(first, engine_logits(e, 0, 0), sizeof(float) * (size_t)n_vocab);
     free(first);
     engine_seq_close(e, &a);
     engine_seq_close(e, &b);
@@ -250,6 +285,11 @@ static void test_refusals(void **state) {
     tokens[0] = -1;
     assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_INVALID);
     assert_int_equal(engine_step(e, &item, 0, NULL, NULL, &err), WEIR_E_INVALID);
+    tokens[0] = 0;
+    item.n_logits = 2; /* more than tokens */
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_INVALID);
+    item.n_logits = -1;
+    assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_INVALID);
     assert_int_equal(engine_seq_length(seq), 20);
     engine_seq_close(e, &seq);
     engine_close(&e);
@@ -302,7 +342,7 @@ static void test_work_and_time(void **state) {
         const int32_t tokens[] = {3, 4, 5, 6, 7, 8};
         double ns[MODEL_N_OPS], sum = 0;
         assert_int_equal(engine_seq_open(e, 64, &seq, NULL), 0);
-        engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 6, .want_logits = true};
+        engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 6, .n_logits = 1};
         assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), 0);
         engine_measured(e, ns); /* nothing yet */
         for (int op = 0; op < MODEL_N_OPS; op++) assert_true(ns[op] == 0);

@@ -70,15 +70,15 @@ static const float *step_among(engine *e, engine_seq *seq, const int32_t *tokens
     for (int i = 0; i <= n_others; i++) {
         if (i == n_others / 2) {
             mine = count;
-            items[count++] = (engine_item){.seq = seq, .tokens = tokens, .n_tok = n, .want_logits = true};
+            items[count++] = (engine_item){.seq = seq, .tokens = tokens, .n_tok = n, .n_logits = true};
         }
         if (i == n_others) break;
         next[i] = token_at(i + 50, round);
-        items[count++] = (engine_item){.seq = others[i], .tokens = &next[i], .n_tok = 1, .want_logits = i % 2 == 0};
+        items[count++] = (engine_item){.seq = others[i], .tokens = &next[i], .n_tok = 1, .n_logits = i % 2 == 0};
     }
     weir_error err = {0};
     if (engine_step(e, items, count, NULL, NULL, &err) != 0) fail_msg("%s", err.message);
-    return engine_logits(e, mine);
+    return engine_logits(e, mine, 0);
 }
 
 /* Logits after prompt p and after each of the tokens that follow it, [N_GENERATED][n_vocab]. */
@@ -161,11 +161,11 @@ static void test_abort(void **state) {
         engine_seq *whole = NULL, *abandoned = NULL;
         assert_int_equal(engine_seq_open(e, 16, &whole, NULL), 0);
         assert_int_equal(engine_seq_open(e, 16, &abandoned, NULL), 0);
-        engine_item item = {.seq = whole, .tokens = tokens, .n_tok = 7, .want_logits = true};
+        engine_item item = {.seq = whole, .tokens = tokens, .n_tok = 7, .n_logits = true};
         assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
-        memcpy(wanted, engine_logits(e, 0), n_bytes);
+        memcpy(wanted, engine_logits(e, 0, 0), n_bytes);
         for (int32_t at = 0; at < 7; at += 3) {
-            item = (engine_item){.seq = abandoned, .tokens = tokens + at, .n_tok = at == 6 ? 1 : 3, .want_logits = true};
+            item = (engine_item){.seq = abandoned, .tokens = tokens + at, .n_tok = at == 6 ? 1 : 3, .n_logits = true};
             for (int n = 1; n <= 2; n++) {
                 int left = n;
                 assert_int_equal(engine_step(e, &item, 1, abort_at, &left, NULL), WEIR_E_CANCELLED);
@@ -173,7 +173,7 @@ static void test_abort(void **state) {
             }
             assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
         }
-        assert_memory_equal(wanted, engine_logits(e, 0), n_bytes);
+        assert_memory_equal(wanted, engine_logits(e, 0, 0), n_bytes);
         engine_seq_close(e, &whole);
         engine_seq_close(e, &abandoned);
         engine_close(&e);
@@ -198,13 +198,13 @@ static void test_going_back(void **state) {
         assert_int_equal(recurrent, strncmp(generating[i], "deepseek2", 9) != 0);
         assert_int_equal(engine_seq_open(e, 16, &seq, NULL), 0);
         assert_int_equal(engine_checkpoint_save(seq, &empty, NULL), 0);
-        engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 3, .want_logits = true};
+        engine_item item = {.seq = seq, .tokens = tokens, .n_tok = 3, .n_logits = 1};
         assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
         assert_int_equal(engine_checkpoint_save(seq, &three, NULL), 0);
         assert_int_equal(engine_checkpoint_length(three), 3);
-        item = (engine_item){.seq = seq, .tokens = tokens + 3, .n_tok = 4, .want_logits = true};
+        item = (engine_item){.seq = seq, .tokens = tokens + 3, .n_tok = 4, .n_logits = 1};
         assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
-        memcpy(wanted, engine_logits(e, 0), n_bytes);
+        memcpy(wanted, engine_logits(e, 0, 0), n_bytes);
         assert_int_equal(engine_seq_can_truncate(seq, 3), !recurrent);
         assert_true(engine_seq_can_truncate(seq, 0) && engine_seq_can_truncate(seq, 7));
         assert_false(engine_seq_can_truncate(seq, 8));
@@ -212,14 +212,14 @@ static void test_going_back(void **state) {
         assert_int_equal(engine_seq_length(seq), recurrent ? 7 : 3);
         assert_true(engine_checkpoint_restore(seq, three));
         assert_int_equal(engine_step(e, &item, 1, NULL, NULL, NULL), 0);
-        assert_memory_equal(wanted, engine_logits(e, 0), n_bytes);
+        assert_memory_equal(wanted, engine_logits(e, 0, 0), n_bytes);
         for (int k = 0; k < 2; k++) { /* from the start again, one way and the other */
             if (k == 0) engine_seq_truncate(seq, 0);
             else assert_true(engine_checkpoint_restore(seq, empty));
             assert_int_equal(engine_seq_length(seq), 0);
-            engine_item whole = {.seq = seq, .tokens = tokens, .n_tok = 7, .want_logits = true};
+            engine_item whole = {.seq = seq, .tokens = tokens, .n_tok = 7, .n_logits = 1};
             assert_int_equal(engine_step(e, &whole, 1, NULL, NULL, NULL), 0);
-            assert_memory_equal(wanted, engine_logits(e, 0), n_bytes);
+            assert_memory_equal(wanted, engine_logits(e, 0, 0), n_bytes);
         }
         assert_int_equal(engine_seq_open(e, 16, &other, NULL), 0);
         assert_false(engine_checkpoint_restore(other, three)); /* it is shorter */
@@ -327,7 +327,7 @@ static void test_embeddings(void **state) {
         assert_int_equal(engine_embed(e, tokens, 4, ENGINE_POOLING_NONE, other, NULL, &err), WEIR_E_INVALID);
         engine_seq *seq = NULL;
         assert_int_equal(engine_seq_open(e, 8, &seq, NULL), 0);
-        engine_item item = {.seq = seq, .tokens = tokens + 1, .n_tok = 1, .want_logits = true};
+        engine_item item = {.seq = seq, .tokens = tokens + 1, .n_tok = 1, .n_logits = 1};
         assert_int_equal(engine_step(e, &item, 1, NULL, NULL, &err), WEIR_E_UNSUPPORTED);
         assert_non_null(strstr(err.message, "cannot generate"));
         engine_seq_close(e, &seq);

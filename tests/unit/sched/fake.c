@@ -92,23 +92,43 @@ static bool pass_gate(fake *f, sched_abort_fn abort, void *user) {
     return true;
 }
 
+/* Letters that repeat themselves, with surprises that are a hash of the whole history. */
+static int32_t periodic(const fake *f, const fake_seq *seq) {
+    if (f->surprise && (seq->hash >> 20) % (uint64_t)f->surprise == 0) return letter_of(seq->hash);
+    return letter_of(add_to_hash(first_hash, seq->n % f->period));
+}
+
 static int32_t choose(const fake *f, const fake_seq *seq) {
-    if (seq->script_at < 0) return letter_of(seq->hash);
+    if (seq->script_at < 0) return f->period ? periodic(f, seq) : letter_of(seq->hash);
     int32_t script = seq->tokens[seq->script_at] - FAKE_SCRIPT, at = seq->n - seq->script_at - 1;
     if (at >= f->script_pieces[script]) return FAKE_EOG;
     const fake_piece *piece = &f->scripts[script][at];
     return piece->token ? piece->token : FAKE_PIECE + script * FAKE_SCRIPT_PIECES + at;
 }
 
-static void feed(fake_seq *seq, const sched_item *item) {
-    assert(seq->n + item->n_tok <= seq->capacity);
-    for (int32_t i = 0; i < item->n_tok; i++) {
-        int32_t token = item->tokens[i];
-        if (token >= FAKE_SCRIPT && token < FAKE_PIECE) seq->script_at = seq->n;
-        if (token == FAKE_BANNED_ALL) seq->banned_all = true;
-        seq->hash = add_to_hash(seq->hash, token);
-        seq->tokens[seq->n++] = token;
-    }
+static void feed(fake_seq *seq, int32_t token) {
+    assert(seq->n < seq->capacity);
+    if (token >= FAKE_SCRIPT && token < FAKE_PIECE) seq->script_at = seq->n;
+    if (token == FAKE_BANNED_ALL) seq->banned_all = true;
+    seq->hash = add_to_hash(seq->hash, token);
+    seq->tokens[seq->n++] = token;
+}
+
+static bool seq_can_truncate(void *context, void *handle, int32_t n_tokens) {
+    fake *f = context;
+    const fake_seq *seq = handle;
+    on_engine_thread(f);
+    return n_tokens >= 0 && (f->keeps_all ? n_tokens == seq->n : n_tokens <= seq->n);
+}
+
+static void seq_truncate(void *context, void *handle, int32_t n_tokens) {
+    fake_seq *seq = handle;
+    if (!seq_can_truncate(context, handle, n_tokens)) abort();
+    seq->n = 0;
+    seq->script_at = -1;
+    seq->hash = first_hash;
+    seq->banned_all = false;
+    for (int32_t i = 0; i < n_tokens; i++) feed(seq, seq->tokens[i]);
 }
 
 static bool poisonous(const sched_item *items, int32_t n_items) {
@@ -124,16 +144,22 @@ static bool take_one(atomic_int *n) {
 }
 
 static void compute(fake *f, const sched_item *items, int32_t n_items) {
+    int32_t row = 0;
     assert(n_items <= FAKE_MAX_ITEMS);
     for (int32_t i = 0; i < n_items; i++) {
         fake_seq *seq = items[i].seq;
-        float *logits = f->logits + (size_t)i * FAKE_N_VOCAB;
-        feed(seq, &items[i]);
-        if (!items[i].want_logits) continue;
-        seq->spoke = true;
-        for (int32_t t = 0; t < FAKE_N_VOCAB; t++) logits[t] = seq->banned_all ? -1.0f / 0.0f : -20.0f - (float)(t % 7);
-        if (!seq->banned_all) logits[choose(f, seq)] = 10;
+        f->first_row[i] = row;
+        assert(items[i].n_logits >= 0 && items[i].n_logits <= items[i].n_tok && row + items[i].n_logits <= FAKE_MAX_LOGITS);
+        for (int32_t j = 0; j < items[i].n_tok; j++) {
+            feed(seq, items[i].tokens[j]);
+            if (j < items[i].n_tok - items[i].n_logits) continue;
+            float *logits = f->logits + (size_t)row++ * FAKE_N_VOCAB;
+            seq->spoke = true;
+            for (int32_t t = 0; t < FAKE_N_VOCAB; t++) logits[t] = seq->banned_all ? -1.0f / 0.0f : -20.0f - (float)(t % 7);
+            if (!seq->banned_all) logits[choose(f, seq)] = 10;
+        }
     }
+    f->first_row[n_items] = row;
 }
 
 static int step(void *context, const sched_item *items, int32_t n_items, sched_abort_fn abort, void *user, weir_error *err) {
@@ -143,10 +169,12 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
     fake_step record = {.n_items = n_items, .start_us = atomic_load(&f->clock_us)};
     for (int32_t i = 0; i < n_items; i++) {
         assert(items[i].n_tok > 0);
-        if (((fake_seq *)items[i].seq)->spoke)
+        if (((fake_seq *)items[i].seq)->spoke) {
             record.n_decode++;
-        else
+            record.n_guessed += items[i].n_tok - 1;
+        } else {
             record.n_prefill += items[i].n_tok;
+        }
     }
     bool passed = pass_gate(f, abort, user);
     for (int32_t layer = 0; layer < f->n_layers && passed; layer++) passed = !abort || !abort(user);
@@ -158,15 +186,19 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
     if (n_items > 1 && take_one(&f->fail_batches)) return error_set(err, WEIR_E_IO, NULL, "the batch was made to fail");
     if (poisonous(items, n_items)) return error_set(err, WEIR_E_FORMAT, NULL, "poison in the batch");
     compute(f, items, n_items);
-    atomic_fetch_add(&f->clock_us, (record.n_decode ? f->decode_cost_us : 0) + record.n_prefill * f->prefill_cost_us);
+    int32_t more_rows = record.n_decode ? record.n_decode + record.n_guessed - 1 : 0;
+    atomic_fetch_add(&f->clock_us, (record.n_decode ? f->decode_cost_us : 0) + more_rows * f->row_cost_us +
+                                       record.n_prefill * f->prefill_cost_us);
     pthread_mutex_lock(&f->lock);
     if (f->n_steps < FAKE_MAX_STEPS) f->steps[f->n_steps++] = record;
     pthread_mutex_unlock(&f->lock);
     return 0;
 }
 
-static const float *logits(void *context, int32_t i) {
-    return ((fake *)context)->logits + (size_t)i * FAKE_N_VOCAB;
+static const float *logits(void *context, int32_t i, int32_t row) {
+    const fake *f = context;
+    assert(row >= 0 && f->first_row[i] + row < f->first_row[i + 1]);
+    return f->logits + (size_t)(f->first_row[i] + row) * FAKE_N_VOCAB;
 }
 
 static int64_t kv_tokens_used(void *context) {
@@ -213,7 +245,7 @@ void fake_init(fake *f) {
     f->kv_tokens_total = 1 << 24;
     f->n_layers = 4;
     f->permits = -1;
-    f->logits = malloc((size_t)FAKE_MAX_ITEMS * FAKE_N_VOCAB * sizeof *f->logits);
+    f->logits = malloc((size_t)FAKE_MAX_LOGITS * FAKE_N_VOCAB * sizeof *f->logits);
     f->steps = calloc(FAKE_MAX_STEPS, sizeof *f->steps);
     atomic_store(&f->clock_us, 1000000);
     pthread_mutex_init(&f->lock, NULL);
@@ -232,11 +264,14 @@ sched_backend fake_backend(fake *f) {
         .context = f,
         .n_vocab = FAKE_N_VOCAB,
         .n_ctx = f->n_ctx,
+        .n_logits = FAKE_MAX_LOGITS,
         .kv_tokens_total = f->kv_tokens_total,
         .seq_open = seq_open,
         .seq_close = seq_close,
         .step = step,
         .logits = logits,
+        .seq_can_truncate = seq_can_truncate,
+        .seq_truncate = seq_truncate,
         .kv_tokens_used = kv_tokens_used,
         .piece = piece,
         .is_eog = is_eog,

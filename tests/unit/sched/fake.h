@@ -25,6 +25,7 @@ enum {
     FAKE_N_VOCAB = FAKE_PIECE + FAKE_N_SCRIPTS * FAKE_SCRIPT_PIECES,
     FAKE_MAX_STEPS = 100000,
     FAKE_MAX_ITEMS = 64,
+    FAKE_MAX_LOGITS = FAKE_MAX_ITEMS + 32,
 };
 
 typedef struct fake_piece {
@@ -34,7 +35,8 @@ typedef struct fake_piece {
 } fake_piece;
 
 typedef struct fake_step {
-    int32_t n_items, n_decode, n_prefill; /* items of one token that follow the prompt; prompt tokens */
+    int32_t n_items, n_decode, n_prefill; /* items that follow the prompt; prompt tokens */
+    int32_t n_guessed;                    /* tokens of decoding items beyond the first */
     int64_t start_us;
 } fake_step;
 
@@ -44,6 +46,10 @@ typedef struct fake {
     bool real_clock;
     int32_t n_layers;                        /* how often a step asks whether to abort */
     int64_t decode_cost_us, prefill_cost_us; /* of a step with decoding items; of a prompt token */
+    int64_t row_cost_us;                     /* of a decoding row beyond the first */
+    int32_t period; /* a sequence without a script says its letters again after so many; 0 = never */
+    int32_t surprise; /* ... but every so many tokens another one; 0 = never */
+    bool keeps_all;   /* sequences cannot be truncated */
     fake_piece scripts[FAKE_N_SCRIPTS][FAKE_SCRIPT_PIECES];
     int32_t script_pieces[FAKE_N_SCRIPTS];
     /* Shared with the test. */
@@ -62,7 +68,8 @@ typedef struct fake {
     fake_step *steps;
     int32_t n_steps;
     /* Engine thread's. */
-    float *logits; /* [FAKE_MAX_ITEMS][FAKE_N_VOCAB] */
+    float *logits; /* [FAKE_MAX_LOGITS][FAKE_N_VOCAB] */
+    int32_t first_row[FAKE_MAX_ITEMS + 1];
     pthread_t thread;
     bool thread_known;
 } fake;
