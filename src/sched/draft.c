@@ -8,7 +8,9 @@ static const double first_slope = 0.2;
 /* Steps are only ever slower than they should be: quick ones count for more. */
 static const double weight_quicker = 0.3, weight_slower = 0.1;
 /* The product of all speeds must grow by this for guesses to be made. */
-static const double least_gain = 1.03;
+static const double least_gain = 1.05;
+/* Guesses are chosen because they look good, so they are taken for less likely by a part of what the estimate may err by. */
+static const double caution = 0.5;
 /* How many guesses the expectation without any experience stands for. */
 static const double trust_in_first = 2, trust_in_others = 6;
 
@@ -36,7 +38,9 @@ double draft_odds_of(const draft_odds *own, const draft_odds *all, int32_t match
     static const double first[DRAFT_CLASSES] = {0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.9, 0.9};
     const int class = class_of(match_length);
     const double others = (all->held[class] + trust_in_first * first[class]) / (all->tried[class] + trust_in_first);
-    return (own->held[class] + trust_in_others * others) / (own->tried[class] + trust_in_others);
+    const double n = own->tried[class] + trust_in_others, odds = (own->held[class] + trust_in_others * others) / n;
+    const double cautious = odds - caution * sqrt(fabs(odds * (1 - odds)) / n);
+    return cautious > 0 ? cautious : 0;
 }
 
 /* ---- costs ------------------------------------------------------------------------------------------------------------ */
