@@ -1,5 +1,5 @@
 /* Block formats of GGUF tensors: one table row each, in plain C. This is the specification of each format; fast kernels are
- * proven against it. Owns: layouts, dequantisation, 16-bit floats. Knows nothing of files, models or instruction sets.
+ * proven against it. Owns: layouts, dequantisation, quantisation, 16-bit floats. Knows nothing of files, models or instruction sets.
  * Format definitions: ggml's documentation of its block types (ggml-common.h). Pure functions; any thread. */
 #ifndef WEIR_QUANT_H
 #define WEIR_QUANT_H
@@ -25,6 +25,10 @@ typedef struct quant_format {
     int32_t block_bytes;
     /* Dequantises `n_blocks` blocks to out[n_blocks * block_size]. NULL: the type is known (its size is), but not supported. */
     void (*dequantise)(const void *blocks, float *out, size_t n_blocks);
+    /* Quantises x[n_blocks * block_size], all finite, to n_blocks blocks, so that the squared error is small when each value's is
+     * weighted with its importance (positive; NULL: a default weighting by size). What a block holds depends on its own values
+     * only. NULL: not a target. */
+    void (*quantise)(const float *x, const float *importance, void *blocks, size_t n_blocks);
 } quant_format;
 
 /* The row of `type`; NULL for a number that no row has. */

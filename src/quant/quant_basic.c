@@ -1,27 +1,8 @@
 /* Plain floats, and the formats of 32 values with one scale (and one offset). Within a block of 32 the low nibbles hold the
  * first 16 values and the high nibbles the last 16; a fifth bit, if any, is bit i of `fifth` for value i. */
-#include "quant/quant_formats.h"
+#include "quant/quant_blocks.h"
 
 #include <string.h>
-
-enum { BLOCK = 32, HALF = 16 };
-
-typedef struct block_q4_0 {
-    uint8_t scale[2], nibbles[HALF];
-} block_q4_0;
-typedef struct block_q4_1 {
-    uint8_t scale[2], offset[2], nibbles[HALF];
-} block_q4_1;
-typedef struct block_q5_0 {
-    uint8_t scale[2], fifth[4], nibbles[HALF];
-} block_q5_0;
-typedef struct block_q5_1 {
-    uint8_t scale[2], offset[2], fifth[4], nibbles[HALF];
-} block_q5_1;
-typedef struct block_q8_0 {
-    uint8_t scale[2];
-    int8_t values[BLOCK];
-} block_q8_0;
 
 void quant_dequantise_f32(const void *blocks, float *out, size_t n_blocks) {
     if (n_blocks) memcpy(out, blocks, n_blocks * sizeof *out);

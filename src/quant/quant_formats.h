@@ -1,4 +1,4 @@
-/* Inside src/quant only: the dequantisers that the table in quant.c names, and loads of little-endian fields. Blocks are
+/* Inside src/quant only: the dequantisers and quantisers that the table in quant.c names, and loads of little-endian fields. Blocks are
  * described by structs of bytes, so that they have no alignment and no padding on any machine. */
 #ifndef WEIR_QUANT_FORMATS_H
 #define WEIR_QUANT_FORMATS_H
@@ -48,5 +48,27 @@ void quant_dequantise_tq1_0(const void *blocks, float *out, size_t n_blocks); /*
 void quant_dequantise_tq2_0(const void *blocks, float *out, size_t n_blocks);
 void quant_dequantise_q1_0(const void *blocks, float *out, size_t n_blocks);
 void quant_dequantise_q2_0(const void *blocks, float *out, size_t n_blocks);
+
+void quant_quantise_f32(const float *x, const float *importance, void *blocks, size_t n_blocks); /* quantise_basic.c */
+void quant_quantise_f16(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_bf16(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q4_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q4_1(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q5_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q5_1(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q8_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_iq4_nl(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_mxfp4(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_nvfp4(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_tq1_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_tq2_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q1_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q2_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q2_k(const float *x, const float *importance, void *blocks, size_t n_blocks); /* quantise_k.c */
+void quant_quantise_q3_k(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q4_k(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q5_k(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_q6_k(const float *x, const float *importance, void *blocks, size_t n_blocks);
+void quant_quantise_iq4_xs(const float *x, const float *importance, void *blocks, size_t n_blocks);
 
 #endif

@@ -1,10 +1,8 @@
 /* The IQ1, IQ2 and IQ3 formats: groups of 4 or 8 values are one point of a grid (quant_grids.inc), with signs (or, for IQ1, a
  * common shift) beside it. Super-blocks of 256 values in sub-blocks of 8 to 32 with small scales. */
-#include "quant/quant_formats.h"
+#include "quant/quant_blocks.h"
 
 #include <stdbool.h>
-
-enum { SUPER = QUANT_SUPER_BLOCK };
 
 /* A point of a grid is one number: for 8 coordinates of 3 levels 2 bits each, for 4 coordinates of 8 levels 3 bits each. */
 #include "quant/quant_grids.inc"
@@ -13,28 +11,6 @@ static const float levels_iq2[4] = {8, 25, 43, 0};
 static const float levels_iq3_xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62};
 static const float levels_iq3_s[8] = {1, 3, 5, 7, 9, 11, 13, 15};
 static const float levels_iq1[4] = {-1, 0, 1, 0};
-
-typedef struct block_iq2_xxs {
-    uint8_t scale[2], groups[SUPER / 32][8]; /* 4 grid indices, then 4 x 7 bits of signs and 4 of scale */
-} block_iq2_xxs;
-typedef struct block_iq2_xs {
-    uint8_t scale[2], codes[SUPER / 8][2], scales[SUPER / 32]; /* code: 9 bits of index, 7 of signs */
-} block_iq2_xs;
-typedef struct block_iq2_s {
-    uint8_t scale[2], indices[SUPER / 8], signs[SUPER / 8], high[SUPER / 32], scales[SUPER / 32];
-} block_iq2_s;
-typedef struct block_iq3_xxs {
-    uint8_t scale[2], indices[SUPER / 4], signs[SUPER / 32][4]; /* 4 x 7 bits of signs and 4 of scale */
-} block_iq3_xxs;
-typedef struct block_iq3_s {
-    uint8_t scale[2], indices[SUPER / 4], high[SUPER / 32], signs[SUPER / 8], scales[SUPER / 64];
-} block_iq3_s;
-typedef struct block_iq1_s {
-    uint8_t scale[2], indices[SUPER / 8], high[SUPER / 32][2]; /* 4 x 3 bits of index, 3 of scale, 1 of shift */
-} block_iq1_s;
-typedef struct block_iq1_m {
-    uint8_t indices[SUPER / 8], high[SUPER / 16], scales[SUPER / 64][2]; /* 4 x 3 bits of scale, 4 of the block's own */
-} block_iq1_m;
 
 /* Seven stored bits are the signs of seven values; the eighth makes the number of minus signs even. */
 static unsigned even_signs(unsigned seven) {

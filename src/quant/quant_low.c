@@ -1,20 +1,5 @@
 /* The formats of two bits and fewer with one scale for the block: ternary TQ1_0 and TQ2_0, Q1_0 (a sign each) and Q2_0. */
-#include "quant/quant_formats.h"
-
-enum { SUPER = QUANT_SUPER_BLOCK };
-
-typedef struct block_tq1_0 {
-    uint8_t fives[48], fours[4], scale[2];
-} block_tq1_0;
-typedef struct block_tq2_0 {
-    uint8_t twos[SUPER / 4], scale[2];
-} block_tq2_0;
-typedef struct block_q1_0 {
-    uint8_t scale[2], bits[16];
-} block_q1_0;
-typedef struct block_q2_0 {
-    uint8_t scale[2], twos[16];
-} block_q2_0;
+#include "quant/quant_blocks.h"
 
 /* Ternary digit `place` (0 = most significant) of a byte that holds the fraction 0.d0 d1 d2 d3 d4 in base 3, scaled to 256:
  * three to the power of the place shifts the digits before it out of the byte, and the next one is what a further factor 3
