@@ -31,6 +31,46 @@ typedef enum gguf_value_type {
     GGUF_FLOAT64 = 12,
 } gguf_value_type;
 
+/* The numbers of general.file_type, as llama.cpp's tools write them. */
+typedef enum gguf_file_type {
+    GGUF_FILE_F32 = 0,
+    GGUF_FILE_F16 = 1,
+    GGUF_FILE_Q4_0 = 2,
+    GGUF_FILE_Q4_1 = 3,
+    GGUF_FILE_Q8_0 = 7,
+    GGUF_FILE_Q5_0 = 8,
+    GGUF_FILE_Q5_1 = 9,
+    GGUF_FILE_Q2_K = 10,
+    GGUF_FILE_Q3_K_S = 11,
+    GGUF_FILE_Q3_K_M = 12,
+    GGUF_FILE_Q3_K_L = 13,
+    GGUF_FILE_Q4_K_S = 14,
+    GGUF_FILE_Q4_K_M = 15,
+    GGUF_FILE_Q5_K_S = 16,
+    GGUF_FILE_Q5_K_M = 17,
+    GGUF_FILE_Q6_K = 18,
+    GGUF_FILE_IQ2_XXS = 19,
+    GGUF_FILE_IQ2_XS = 20,
+    GGUF_FILE_Q2_K_S = 21,
+    GGUF_FILE_IQ3_XS = 22,
+    GGUF_FILE_IQ3_XXS = 23,
+    GGUF_FILE_IQ1_S = 24,
+    GGUF_FILE_IQ4_NL = 25,
+    GGUF_FILE_IQ3_S = 26,
+    GGUF_FILE_IQ3_M = 27,
+    GGUF_FILE_IQ2_S = 28,
+    GGUF_FILE_IQ2_M = 29,
+    GGUF_FILE_IQ4_XS = 30,
+    GGUF_FILE_IQ1_M = 31,
+    GGUF_FILE_BF16 = 32,
+    GGUF_FILE_TQ1_0 = 36,
+    GGUF_FILE_TQ2_0 = 37,
+    GGUF_FILE_MXFP4_MOE = 38,
+    GGUF_FILE_NVFP4 = 39,
+    GGUF_FILE_Q1_0 = 40,
+    GGUF_FILE_Q2_0 = 41,
+} gguf_file_type;
+
 typedef struct gguf_string {
     const char *text; /* inside the mapping; not NUL-terminated; any bytes */
     size_t n_bytes;
@@ -99,7 +139,7 @@ size_t gguf_value_type_bytes(gguf_value_type type);
 /* The number that general.file_type has for a name such as "Q4_K_M", in any case; -1 if there is none. */
 int32_t gguf_file_type_number(const char *name);
 /* The name for such a number; NULL if there is none. */
-const char *gguf_file_type_named(uint32_t number);
+const char *gguf_file_type_text(uint32_t number);
 /* Names and strings of a file may hold anything: this makes one line of printable, well-formed UTF-8 for messages and
  * terminals. Control characters, invisible direction marks and ill-formed bytes become \n, \t, \xNN or \u{NNNN}, a backslash is
  * doubled. Writes at most `capacity` bytes with the NUL, cut between characters and then ending in "...", and returns the bytes

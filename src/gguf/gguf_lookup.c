@@ -200,19 +200,24 @@ int gguf_get_string(const gguf *g, const char *key, gguf_string *out, weir_error
     return 1;
 }
 
-/* The numbers of general.file_type, as llama.cpp's tools write them. */
 static const char *const file_types[] = {
-    [0] = "F32",     [1] = "F16",     [2] = "Q4_0",       [3] = "Q4_1",    [7] = "Q8_0",     [8] = "Q5_0",
-    [9] = "Q5_1",    [10] = "Q2_K",   [11] = "Q3_K_S",    [12] = "Q3_K_M", [13] = "Q3_K_L",  [14] = "Q4_K_S",
-    [15] = "Q4_K_M", [16] = "Q5_K_S", [17] = "Q5_K_M",    [18] = "Q6_K",   [19] = "IQ2_XXS", [20] = "IQ2_XS",
-    [21] = "Q2_K_S", [22] = "IQ3_XS", [23] = "IQ3_XXS",   [24] = "IQ1_S",  [25] = "IQ4_NL",  [26] = "IQ3_S",
-    [27] = "IQ3_M",  [28] = "IQ2_S",  [29] = "IQ2_M",     [30] = "IQ4_XS", [31] = "IQ1_M",   [32] = "BF16",
-    [36] = "TQ1_0",  [37] = "TQ2_0",  [38] = "MXFP4_MOE", [39] = "NVFP4",  [40] = "Q1_0",    [41] = "Q2_0",
+    [GGUF_FILE_F32] = "F32",       [GGUF_FILE_F16] = "F16",         [GGUF_FILE_Q4_0] = "Q4_0",
+    [GGUF_FILE_Q4_1] = "Q4_1",     [GGUF_FILE_Q8_0] = "Q8_0",       [GGUF_FILE_Q5_0] = "Q5_0",
+    [GGUF_FILE_Q5_1] = "Q5_1",     [GGUF_FILE_Q2_K] = "Q2_K",       [GGUF_FILE_Q3_K_S] = "Q3_K_S",
+    [GGUF_FILE_Q3_K_M] = "Q3_K_M", [GGUF_FILE_Q3_K_L] = "Q3_K_L",   [GGUF_FILE_Q4_K_S] = "Q4_K_S",
+    [GGUF_FILE_Q4_K_M] = "Q4_K_M", [GGUF_FILE_Q5_K_S] = "Q5_K_S",   [GGUF_FILE_Q5_K_M] = "Q5_K_M",
+    [GGUF_FILE_Q6_K] = "Q6_K",     [GGUF_FILE_IQ2_XXS] = "IQ2_XXS", [GGUF_FILE_IQ2_XS] = "IQ2_XS",
+    [GGUF_FILE_Q2_K_S] = "Q2_K_S", [GGUF_FILE_IQ3_XS] = "IQ3_XS",   [GGUF_FILE_IQ3_XXS] = "IQ3_XXS",
+    [GGUF_FILE_IQ1_S] = "IQ1_S",   [GGUF_FILE_IQ4_NL] = "IQ4_NL",   [GGUF_FILE_IQ3_S] = "IQ3_S",
+    [GGUF_FILE_IQ3_M] = "IQ3_M",   [GGUF_FILE_IQ2_S] = "IQ2_S",     [GGUF_FILE_IQ2_M] = "IQ2_M",
+    [GGUF_FILE_IQ4_XS] = "IQ4_XS", [GGUF_FILE_IQ1_M] = "IQ1_M",     [GGUF_FILE_BF16] = "BF16",
+    [GGUF_FILE_TQ1_0] = "TQ1_0",   [GGUF_FILE_TQ2_0] = "TQ2_0",     [GGUF_FILE_MXFP4_MOE] = "MXFP4_MOE",
+    [GGUF_FILE_NVFP4] = "NVFP4",   [GGUF_FILE_Q1_0] = "Q1_0",       [GGUF_FILE_Q2_0] = "Q2_0",
 };
 
 enum { N_FILE_TYPES = sizeof file_types / sizeof file_types[0] };
 
-const char *gguf_file_type_named(uint32_t number) {
+const char *gguf_file_type_text(uint32_t number) {
     return number < N_FILE_TYPES ? file_types[number] : NULL;
 }
 
@@ -225,8 +230,8 @@ int32_t gguf_file_type_number(const char *name) {
 
 const char *gguf_file_type_name(const gguf *g) {
     uint32_t number;
-    if (gguf_get_u32(g, "general.file_type", &number, NULL) == 1 && gguf_file_type_named(number)) {
-        return gguf_file_type_named(number);
+    if (gguf_get_u32(g, "general.file_type", &number, NULL) == 1 && gguf_file_type_text(number)) {
+        return gguf_file_type_text(number);
     }
     size_t n_formats;
     const quant_format *formats = quant_format_table(&n_formats), *most = NULL;
