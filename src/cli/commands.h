@@ -15,6 +15,7 @@ int command_tokenize(const settings *s);
 int command_detokenize(const settings *s);
 int command_bench(const settings *s);
 int command_perplexity(const settings *s);
+int command_quantize(const settings *s);
 int command_selftest(const settings *s);
 int command_worker(const settings *s);         /* llm-worker-rbee */
 int command_worker_variant(const settings *s); /* llm-worker-rbee-cpu, -cuda, -metal */

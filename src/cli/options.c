@@ -125,6 +125,12 @@ static int set_value(const option *o, const char *text, const char *place, setti
                 o->choices);
         *(const char **)member = text;
         return 0;
+    case OPTION_LIST: {
+        option_list *list = (option_list *)(void *)member;
+        FAIL_IF(list->n == OPTIONS_MAX_LIST, err, WEIR_E_INVALID, place, "given more than %d times", OPTIONS_MAX_LIST);
+        list->items[list->n++] = text;
+        return 0;
+    }
     }
     return 0;
 }

@@ -11,7 +11,13 @@
 #include "base/buf.h"
 #include "base/error.h"
 
-enum { OPTIONS_MAX_ARGUMENTS = 4096 };
+enum { OPTIONS_MAX_ARGUMENTS = 4096, OPTIONS_MAX_LIST = 64 };
+
+/* The values of an option that may be given more than once. */
+typedef struct option_list {
+    const char *items[OPTIONS_MAX_LIST];
+    size_t n;
+} option_list;
 
 /* What all commands' options fill in; a command reads the members that its groups name. Texts point into argv, the environment
  * or static storage. */
@@ -40,6 +46,12 @@ typedef struct settings {
     const char *batched_prompt, *batched_generate, *batched_parallel;
     int64_t repetitions;
     bool no_warmup, profile, limits;
+    /* perplexity */
+    const char *reference;
+    /* quantize */
+    const char *imatrix, *output_tensor_type, *token_embedding_type, *keep_split;
+    option_list tensor_types;
+    bool allow_requantize, leave_output_tensor, pure, dry_run;
     /* worker, and selftest */
     const char *worker_id, *model_ref, *backend, *hive_url, *queen_url, *callback_url, *worker_host;
     int64_t device, hive_port, timeout_s;
@@ -49,14 +61,14 @@ typedef struct settings {
     size_t n_arguments;
 } settings;
 
-typedef enum option_type { OPTION_SWITCH, OPTION_INTEGER, OPTION_NUMBER, OPTION_TEXT } option_type;
+typedef enum option_type { OPTION_SWITCH, OPTION_INTEGER, OPTION_NUMBER, OPTION_TEXT, OPTION_LIST } option_type;
 
 typedef struct option {
     const char *name;       /* long name, without the dashes */
     const char *other_name; /* a second long name, or NULL */
     const char *short_name; /* without the dash, one or more letters; or NULL */
     option_type type;
-    size_t offset;        /* of the member in settings: bool, int64_t, double or const char * */
+    size_t offset;        /* of the member in settings: bool, int64_t, double, const char * or option_list */
     const char *value;    /* how help calls the value */
     const char *fallback; /* the default as it would be typed; NULL leaves the member as zero */
     const char *help;

@@ -146,10 +146,34 @@ static const option_group bench_group = GROUP("Options", bench_rows);
 
 static const option perplexity_rows[] = {
     {"file", NULL, "f", OPTION_TEXT, MEMBER(file), "FILE", NULL, "the text; - = standard input"},
+    {"reference", NULL, NULL, OPTION_TEXT, MEMBER(reference), "FILE", NULL,
+     "a second model, with the same tokens: the KL divergence from it is measured too"},
     {"ctx-size", NULL, "c", OPTION_INTEGER, MEMBER(ctx_size), "N", "512", "tokens in a chunk", 2, 1 << 20},
     {"json", NULL, NULL, OPTION_SWITCH, MEMBER(json), NULL, NULL, "one JSON object instead of text"},
 };
 static const option_group perplexity_group = GROUP("Text", perplexity_rows);
+
+static const option quantize_rows[] = {
+    {"imatrix", NULL, NULL, OPTION_TEXT, MEMBER(imatrix), "FILE", NULL, "importance matrix, in either form of llama-imatrix"},
+    {"threads", NULL, "t", OPTION_INTEGER, MEMBER(threads), "N", "0",
+     "threads; 0 = as many as the cgroup quota and the affinity mask allow", 0, 1024},
+    {"pure", NULL, NULL, OPTION_SWITCH, MEMBER(pure), NULL, NULL, "the same format for all matrices, without a mix"},
+    {"output-tensor-type", NULL, NULL, OPTION_TEXT, MEMBER(output_tensor_type), "FORMAT", NULL, "format of output.weight"},
+    {"token-embedding-type", NULL, NULL, OPTION_TEXT, MEMBER(token_embedding_type), "FORMAT", NULL,
+     "format of the token embeddings"},
+    {"tensor-type", NULL, NULL, OPTION_LIST, MEMBER(tensor_types), "REGEX=FORMAT", NULL,
+     "format of the tensors whose name matches; may be repeated, the first that matches counts"},
+    {"allow-requantize", NULL, NULL, OPTION_SWITCH, MEMBER(allow_requantize), NULL, NULL,
+     "take input that is quantised already, which loses more than quantising the original"},
+    {"leave-output-tensor", NULL, NULL, OPTION_SWITCH, MEMBER(leave_output_tensor), NULL, NULL,
+     "keep output.weight as it is"},
+    {"keep-split", NULL, NULL, OPTION_TEXT, MEMBER(keep_split), "no", "no", "the parts of a split model become one file", 0, 0,
+     "no"},
+    {"dry-run", NULL, NULL, OPTION_SWITCH, MEMBER(dry_run), NULL, NULL, "only show what each tensor would become; needs no OUT"},
+    {"verbose", NULL, "v", OPTION_SWITCH, MEMBER(verbose), NULL, NULL, "show what each tensor becomes"},
+    {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress"},
+};
+static const option_group quantize_group = GROUP("Options", quantize_rows);
 
 static const option selftest_rows[] = {
     {"worker-id", NULL, NULL, OPTION_TEXT, MEMBER(worker_id), "ID", "test-worker", "the worker's id"},
@@ -218,6 +242,13 @@ const command tables_commands[] = {
      NULL,
      {&perplexity_group, &model_group},
      command_perplexity},
+    {"quantize",
+     "Writes a GGUF file in a smaller format.",
+     "IN OUT TYPE [THREADS]",
+     "TYPE is a name as llama-quantize has them (Q4_K_M, Q8_0, IQ4_XS, ...; COPY only merges parts), or its number. IN may be F32, "
+     "F16 or BF16; the first part of a split model brings in the others.",
+     {&quantize_group},
+     command_quantize},
     {"selftest",
      "Runs a worker against the wire contract and measures its success criteria.",
      NULL,

@@ -18,6 +18,8 @@ enum { LANES = 8 };
 typedef float vf __attribute__((vector_size(32)));
 typedef int32_t vi __attribute__((vector_size(32)));
 
+/* Every function with a vector is inlined, so that how vectors are passed, which -Wpsabi speaks of, does not matter. */
+#pragma GCC diagnostic ignored "-Wpsabi"
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vf vf_set(float f) {
