@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "gguf/gguf_write.h"
+#include "kern/kern.h"
 
 enum { PIECE_BYTES = 16 << 20, QUANTIZATION_VERSION = 2 };
 
@@ -95,6 +96,7 @@ enum { BAD_NONE = -1 };
 typedef struct piece {
     const gguf_tensor *t;
     const quant_format *to;
+    void (*quantise)(const float *x, const float *importance, void *blocks, size_t n_blocks);
     const float *importance; /* [n_experts or 1][n_cols], mean 1; NULL without */
     size_t n_cols, in_row_bytes, out_row_bytes, rows_of_expert;
     bool importance_per_expert;
@@ -127,7 +129,7 @@ static void quantise_piece(void *arg, int thread) {
                 atomic_store_explicit(&p->bad_row, p->first + r, memory_order_relaxed);
                 continue;
             }
-            p->to->quantise(row, importance, p->out + (size_t)r * p->out_row_bytes, to_blocks);
+            p->quantise(row, importance, p->out + (size_t)r * p->out_row_bytes, to_blocks);
         }
     }
 }
@@ -214,6 +216,8 @@ static int quantise_tensor(run *r, size_t i) {
     const quant_format *to = r->plan->choices[i].format;
     const imatrix_entry *e = importance_of(r->plan->im, t);
     piece p = {.t = t, .to = to, .n_cols = (size_t)t->dims[0], .rows_of_expert = (size_t)t->dims[1], .limit = limit_of(to)};
+    bool avx2 = to->quantise_avx2 && strcmp(kern_select()->name, "reference") != 0;
+    p.quantise = avx2 ? to->quantise_avx2 : to->quantise;
     p.in_row_bytes = quant_row_bytes(t->format, p.n_cols);
     p.out_row_bytes = quant_row_bytes(to, p.n_cols);
     p.importance_per_expert = e && e->n_values > p.n_cols;

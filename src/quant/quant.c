@@ -8,10 +8,15 @@
 
 /* Rows whose values the library turns into floats and back, only into floats, and ones that it can only measure. */
 /* clang-format off */
+#if defined(__x86_64__)
+#define AVX2(function) quant_quantise_##function##_avx2
+#else
+#define AVX2(function) NULL
+#endif
 #define FORMAT(id, text, values, bytes, function) \
-    {QUANT_##id, text, values, bytes, quant_dequantise_##function, quant_quantise_##function}
-#define READ_ONLY(id, text, values, bytes, function) {QUANT_##id, text, values, bytes, quant_dequantise_##function, NULL}
-#define SIZE_ONLY(id, text, values, bytes) {QUANT_##id, text, values, bytes, NULL, NULL}
+    {QUANT_##id, text, values, bytes, quant_dequantise_##function, quant_quantise_##function, AVX2(function)}
+#define READ_ONLY(id, text, values, bytes, function) {QUANT_##id, text, values, bytes, quant_dequantise_##function, NULL, NULL}
+#define SIZE_ONLY(id, text, values, bytes) {QUANT_##id, text, values, bytes, NULL, NULL, NULL}
 /* clang-format on */
 
 /* In the order of the type numbers. */
@@ -30,13 +35,13 @@ static const quant_format formats[] = {
     FORMAT(Q5_K, "Q5_K", 256, 176, q5_k),
     FORMAT(Q6_K, "Q6_K", 256, 210, q6_k),
     SIZE_ONLY(Q8_K, "Q8_K", 256, 292),
-    READ_ONLY(IQ2_XXS, "IQ2_XXS", 256, 66, iq2_xxs),
-    READ_ONLY(IQ2_XS, "IQ2_XS", 256, 74, iq2_xs),
-    READ_ONLY(IQ3_XXS, "IQ3_XXS", 256, 98, iq3_xxs),
+    FORMAT(IQ2_XXS, "IQ2_XXS", 256, 66, iq2_xxs),
+    FORMAT(IQ2_XS, "IQ2_XS", 256, 74, iq2_xs),
+    FORMAT(IQ3_XXS, "IQ3_XXS", 256, 98, iq3_xxs),
     READ_ONLY(IQ1_S, "IQ1_S", 256, 50, iq1_s),
     FORMAT(IQ4_NL, "IQ4_NL", 32, 18, iq4_nl),
-    READ_ONLY(IQ3_S, "IQ3_S", 256, 110, iq3_s),
-    READ_ONLY(IQ2_S, "IQ2_S", 256, 82, iq2_s),
+    FORMAT(IQ3_S, "IQ3_S", 256, 110, iq3_s),
+    FORMAT(IQ2_S, "IQ2_S", 256, 82, iq2_s),
     FORMAT(IQ4_XS, "IQ4_XS", 256, 136, iq4_xs),
     SIZE_ONLY(I8, "I8", 1, 1),
     SIZE_ONLY(I16, "I16", 1, 2),

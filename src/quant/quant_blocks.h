@@ -167,7 +167,12 @@ static inline void put_q3_k_scale(uint8_t scales[12], unsigned s, unsigned code)
 
 /* ---- levels (quant_fp4.c) --------------------------------------------------------------------------------------------- */
 
-extern const float quant_levels_iq4[16]; /* ascending */
+/* Ascending; fitted to a normal distribution. Here, so that the search sees the numbers. */
+static const float quant_levels_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+/* Of the magnitudes in the grid formats. */
+static const float quant_levels_iq2[4] = {8, 25, 43, 0};
+static const float quant_levels_iq3_xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62};
+static const float quant_levels_iq3_s[8] = {1, 3, 5, 7, 9, 11, 13, 15};
 /* 2^(exponent - 128), half of what E8M0 means. */
 float quant_half_of_e8m0(uint8_t exponent);
 /* Half of what unsigned E4M3 (bias 7) means; the top bit does not count, and 0x7f, which would be NaN, is 0. */

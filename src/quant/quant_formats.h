@@ -1,5 +1,5 @@
-/* Inside src/quant only: the dequantisers and quantisers that the table in quant.c names, and loads of little-endian fields. Blocks are
- * described by structs of bytes, so that they have no alignment and no padding on any machine. */
+/* Inside src/quant only: the dequantisers and quantisers that the table in quant.c names, and loads of little-endian fields.
+ * Blocks are described by structs of bytes, so that they have no alignment and no padding on any machine. */
 #ifndef WEIR_QUANT_FORMATS_H
 #define WEIR_QUANT_FORMATS_H
 
@@ -49,26 +49,15 @@ void quant_dequantise_tq2_0(const void *blocks, float *out, size_t n_blocks);
 void quant_dequantise_q1_0(const void *blocks, float *out, size_t n_blocks);
 void quant_dequantise_q2_0(const void *blocks, float *out, size_t n_blocks);
 
-void quant_quantise_f32(const float *x, const float *importance, void *blocks, size_t n_blocks); /* quantise_basic.c */
-void quant_quantise_f16(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_bf16(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q4_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q4_1(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q5_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q5_1(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q8_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_iq4_nl(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_mxfp4(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_nvfp4(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_tq1_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_tq2_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q1_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q2_0(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q2_k(const float *x, const float *importance, void *blocks, size_t n_blocks); /* quantise_k.c */
-void quant_quantise_q3_k(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q4_k(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q5_k(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_q6_k(const float *x, const float *importance, void *blocks, size_t n_blocks);
-void quant_quantise_iq4_xs(const float *x, const float *importance, void *blocks, size_t n_blocks);
+/* The quantisers (quantise_basic.c, quantise_k.c, quantise_iq.c), and the same compiled for AVX2, which give the same bytes. */
+#define QUANT_QUANTISERS(X)                                                                                                    \
+    X(f32)                                                                                                                     \
+    X(f16) X(bf16) X(q4_0) X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(iq4_nl) X(mxfp4) X(nvfp4) X(tq1_0) X(tq2_0) X(q1_0) X(q2_0)       \
+        X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_xs) X(iq2_xxs) X(iq2_xs) X(iq2_s) X(iq3_xxs) X(iq3_s)
+#define QUANT_DECLARE(name)                                                                                                    \
+    void quant_quantise_##name(const float *x, const float *importance, void *blocks, size_t n_blocks);                        \
+    void quant_quantise_##name##_avx2(const float *x, const float *importance, void *blocks, size_t n_blocks);
+QUANT_QUANTISERS(QUANT_DECLARE)
+#undef QUANT_DECLARE
 
 #endif

@@ -4,7 +4,6 @@
 
 #include <string.h>
 
-const float quant_levels_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 static const float levels_e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 /* `n_bytes` bytes of codes: the low halves are the first values, the high halves the others. */
@@ -42,7 +41,8 @@ float quant_half_of_e8m0(uint8_t exponent) {
 
 void quant_dequantise_mxfp4(const void *blocks, float *out, size_t n_blocks) {
     const block_mxfp4 *b = blocks;
-    for (; n_blocks > 0; n_blocks--, b++, out += 32) put_levels(out, b->codes, 16, levels_e2m1, quant_half_of_e8m0(b->exponent));
+    for (; n_blocks > 0; n_blocks--, b++, out += 32)
+        put_levels(out, b->codes, 16, levels_e2m1, quant_half_of_e8m0(b->exponent));
 }
 
 /* Half of what unsigned E4M3 (bias 7) means; the top bit does not count, and 0x7f, which would be NaN, is 0. */

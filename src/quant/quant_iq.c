@@ -7,9 +7,6 @@
 /* A point of a grid is one number: for 8 coordinates of 3 levels 2 bits each, for 4 coordinates of 8 levels 3 bits each. */
 #include "quant/quant_grids.inc"
 
-static const float levels_iq2[4] = {8, 25, 43, 0};
-static const float levels_iq3_xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62};
-static const float levels_iq3_s[8] = {1, 3, 5, 7, 9, 11, 13, 15};
 static const float levels_iq1[4] = {-1, 0, 1, 0};
 
 /* Seven stored bits are the signs of seven values; the eighth makes the number of minus signs even. */
@@ -20,7 +17,7 @@ static unsigned even_signs(unsigned seven) {
 /* out[i] = scale * level of coordinate i, negated where bit i of `signs` is set. */
 static void put_ternary(float *out, uint16_t point, unsigned signs, float scale) {
     for (int i = 0; i < 8; i++) {
-        float value = scale * levels_iq2[point >> (2 * i) & 3];
+        float value = scale * quant_levels_iq2[point >> (2 * i) & 3];
         out[i] = signs >> i & 1 ? -value : value;
     }
 }
@@ -87,7 +84,7 @@ void quant_dequantise_iq3_xxs(const void *blocks, float *out, size_t n_blocks) {
             uint32_t signs_scale = load_u32(b->signs[i / 8]);
             float sub_scale = scale * (0.5f + (float)(signs_scale >> 28)) * 0.5f;
             unsigned signs = even_signs(signs_scale >> (i / 2 % 4 * 7) & 127) >> (i % 2 * 4);
-            put_octal(out + 4 * i, grid_iq3_xxs[b->indices[i]], levels_iq3_xxs, signs, sub_scale);
+            put_octal(out + 4 * i, grid_iq3_xxs[b->indices[i]], quant_levels_iq3_xxs, signs, sub_scale);
         }
     }
 }
@@ -99,7 +96,7 @@ void quant_dequantise_iq3_s(const void *blocks, float *out, size_t n_blocks) {
         for (int i = 0; i < SUPER / 4; i++) {
             unsigned index = b->indices[i] | (b->high[i / 8] >> (i % 8) & 1u) << 8;
             float sub_scale = scale * (float)(1 + 2 * nibble_of(b->scales, i / 8));
-            put_octal(out + 4 * i, grid_iq3_s[index], levels_iq3_s, nibble_of(b->signs, i), sub_scale);
+            put_octal(out + 4 * i, grid_iq3_s[index], quant_levels_iq3_s, nibble_of(b->signs, i), sub_scale);
         }
     }
 }

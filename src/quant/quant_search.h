@@ -12,6 +12,16 @@
 
 #include "quant/quant_blocks.h"
 
+/* The head of a quantiser. These files are compiled once more for AVX2, with names that say so: the arithmetic is the same, in
+ * the same order, without fused operations. */
+#ifndef QUANT_SUFFIX
+#define QUANT_SUFFIX
+#endif
+#define QUANT_PASTE(a, b) a##b
+#define QUANT_NAME(a, b) QUANT_PASTE(a, b)
+#define QUANTISER(name)                                                                                                        \
+    void QUANT_NAME(quant_quantise_##name, QUANT_SUFFIX)(const float *x, const float *importance, void *blocks, size_t n_blocks)
+
 /* ---- vectors of eight ------------------------------------------------------------------------------------------------- */
 
 enum { LANES = 8 };
@@ -59,8 +69,8 @@ typedef struct values {
     float unit; /* what 1 stands for */
 } values;
 
-/* Fills `v` from n values; false when all are zero. Without importance an error counts the more the larger the value is,
- * relative to the root mean square of the block: large weights meet large activations more often than chance would have it. */
+/* Fills `v` from n values; false when all are zero. The error of a value weighs its importance (NULL: 1) times the root of
+ * x^2 + mean of x^2: large values must be right, which shows the more the fewer bits there are (docs/quantize.md). */
 INLINE bool values_load(values *v, const float *x, const float *importance, int n) {
     vf highest = vf_set(0), sum = vf_set(0);
     memcpy(v->x, x, (size_t)n * sizeof *x);

@@ -8,18 +8,18 @@ static void put_u16(uint8_t *bytes, uint16_t value) {
     bytes[1] = (uint8_t)(value >> 8);
 }
 
-void quant_quantise_f32(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(f32) {
     (void)importance;
     if (n_blocks) memcpy(blocks, x, n_blocks * sizeof *x);
 }
 
-void quant_quantise_f16(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(f16) {
     (void)importance;
     uint8_t *out = blocks;
     for (size_t i = 0; i < n_blocks; i++) put_u16(out + 2 * i, quant_f32_to_f16(x[i]));
 }
 
-void quant_quantise_bf16(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(bf16) {
     (void)importance;
     uint8_t *out = blocks;
     for (size_t i = 0; i < n_blocks; i++) put_u16(out + 2 * i, quant_f32_to_bf16(x[i]));
@@ -53,7 +53,7 @@ static void put_fifths(uint8_t bytes[4], const uint8_t *codes) {
 
 #define IMPORTANCE_AT(n) (importance ? importance + (n) : NULL)
 
-void quant_quantise_q4_0(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q4_0) {
     static const levels l = {-8, 7, NULL, 0};
     block_q4_0 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -63,7 +63,7 @@ void quant_quantise_q4_0(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_q5_0(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q5_0) {
     static const levels l = {-16, 15, NULL, 0};
     block_q5_0 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -74,7 +74,7 @@ void quant_quantise_q5_0(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_q8_0(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q8_0) {
     static const levels l = {-127, 127, NULL, 0};
     block_q8_0 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -84,7 +84,7 @@ void quant_quantise_q8_0(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_iq4_nl(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(iq4_nl) {
     static const levels l = {-127, 113, quant_levels_iq4, 16};
     block_iq4_nl *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -94,7 +94,7 @@ void quant_quantise_iq4_nl(const float *x, const float *importance, void *blocks
     }
 }
 
-void quant_quantise_q2_0(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q2_0) {
     static const levels l = {-1, 2, NULL, 0};
     enum { N = 64 };
     block_q2_0 *b = blocks;
@@ -109,7 +109,7 @@ void quant_quantise_q2_0(const float *x, const float *importance, void *blocks, 
 static const levels ternary = {-1, 1, NULL, 0};
 static const trials ternary_trials = {0.625f, 0.125f, 40};
 
-void quant_quantise_tq2_0(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(tq2_0) {
     block_tq2_0 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
         uint8_t codes[SUPER];
@@ -127,7 +127,7 @@ static uint8_t ternary_byte(const uint8_t *digits, int stride, int n) {
     return (uint8_t)((value * 256 + 242) / 243);
 }
 
-void quant_quantise_tq1_0(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(tq1_0) {
     block_tq1_0 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
         uint8_t codes[SUPER];
@@ -138,7 +138,7 @@ void quant_quantise_tq1_0(const float *x, const float *importance, void *blocks,
     }
 }
 
-void quant_quantise_q1_0(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q1_0) {
     enum { N = 128 };
     block_q1_0 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -171,7 +171,7 @@ INLINE void quantise_affine(const float *x, const float *importance, const level
     put_codes(v.x, BLOCK / LANES, a.scale, a.offset, l, codes);
 }
 
-void quant_quantise_q4_1(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q4_1) {
     static const levels l = {0, 15, NULL, 0};
     block_q4_1 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -181,7 +181,7 @@ void quant_quantise_q4_1(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_q5_1(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q5_1) {
     static const levels l = {0, 31, NULL, 0};
     block_q5_1 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -203,7 +203,7 @@ INLINE float error_of_scale(const vf *x, const vf *w, int n_vec, float scale, co
     return scale * (scale * s.qq - 2 * s.xq);
 }
 
-void quant_quantise_mxfp4(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(mxfp4) {
     static const levels l = {-12, 12, levels_e2m1, 15};
     block_mxfp4 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -229,7 +229,7 @@ void quant_quantise_mxfp4(const float *x, const float *importance, void *blocks,
     }
 }
 
-void quant_quantise_nvfp4(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(nvfp4) {
     static const levels l = {-12, 12, levels_e2m1, 15};
     enum { N = 64, SUBS = 4, N_VEC = N / SUBS / LANES, HIGHEST = 0x7e };
     block_nvfp4 *b = blocks;

@@ -176,7 +176,7 @@ INLINE void fit_affines(const values *v, const affine_form *f, affine_super *out
 
 /* ---- the formats ------------------------------------------------------------------------------------------------------ */
 
-void quant_quantise_q2_k(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q2_k) {
     static const affine_form form = {2, 15, {0, 3, NULL, 0}, {2.0f, 0.125f, 13}};
     block_q2_k *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -192,7 +192,7 @@ void quant_quantise_q2_k(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_q3_k(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q3_k) {
     static const scale_form form = {2, -32, 31, {-4, 3, NULL, 0}, {2.5f, 0.125f, 21}};
     block_q3_k *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -210,7 +210,7 @@ void quant_quantise_q3_k(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_q4_k(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q4_k) {
     static const affine_form form = {4, 63, {0, 15, NULL, 0}, {13.0f, 0.25f, 17}};
     block_q4_k *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -229,7 +229,7 @@ void quant_quantise_q4_k(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_q5_k(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q5_k) {
     static const affine_form form = {4, 63, {0, 31, NULL, 0}, {28.0f, 0.5f, 15}};
     block_q5_k *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -251,7 +251,7 @@ void quant_quantise_q5_k(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_q6_k(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(q6_k) {
     static const scale_form form = {2, -128, 127, {-32, 31, NULL, 0}, {28.0f, 0.5f, 12}};
     block_q6_k *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
@@ -269,7 +269,7 @@ void quant_quantise_q6_k(const float *x, const float *importance, void *blocks, 
     }
 }
 
-void quant_quantise_iq4_xs(const float *x, const float *importance, void *blocks, size_t n_blocks) {
+QUANTISER(iq4_xs) {
     static const scale_form form = {4, -32, 31, {-127, 113, quant_levels_iq4, 16}, {90.0f, 4.0f, 15}};
     block_iq4_xs *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {

@@ -58,10 +58,11 @@ static const struct {
 } bounds[] = {
     {QUANT_F32, 0, 0},           {QUANT_F16, 2.5e-4, 2.5e-4},  {QUANT_BF16, 2e-3, 2e-3},     {QUANT_Q4_0, 0.088, 0.127},
     {QUANT_Q4_1, 0.076, 0.092},  {QUANT_Q5_0, 0.044, 0.065},   {QUANT_Q5_1, 0.038, 0.045},   {QUANT_Q8_0, 0.0056, 0.0079},
-    {QUANT_Q2_K, 0.28, 0.32},    {QUANT_Q3_K, 0.16, 0.195},     {QUANT_Q4_K, 0.077, 0.095},   {QUANT_Q5_K, 0.038, 0.046},
-    {QUANT_Q6_K, 0.019, 0.0245},  {QUANT_IQ4_NL, 0.080, 0.101}, {QUANT_IQ4_XS, 0.081, 0.102}, {QUANT_MXFP4, 0.125, 0.141},
+    {QUANT_Q2_K, 0.28, 0.32},    {QUANT_Q3_K, 0.16, 0.195},    {QUANT_Q4_K, 0.077, 0.095},   {QUANT_Q5_K, 0.038, 0.046},
+    {QUANT_Q6_K, 0.019, 0.0245}, {QUANT_IQ4_NL, 0.080, 0.101}, {QUANT_IQ4_XS, 0.081, 0.102}, {QUANT_MXFP4, 0.125, 0.141},
     {QUANT_NVFP4, 0.098, 0.098}, {QUANT_TQ1_0, 0.52, 0.62},    {QUANT_TQ2_0, 0.52, 0.62},    {QUANT_Q1_0, 0.63, 0.86},
-    {QUANT_Q2_0, 0.40, 0.47},
+    {QUANT_Q2_0, 0.40, 0.47},    {QUANT_IQ2_XXS, 0.36, 0.45},  {QUANT_IQ2_XS, 0.32, 0.36},   {QUANT_IQ2_S, 0.30, 0.34},
+    {QUANT_IQ3_XXS, 0.21, 0.24}, {QUANT_IQ3_S, 0.17, 0.20},
 };
 enum { N_BOUNDS = sizeof bounds / sizeof bounds[0] };
 
@@ -158,6 +159,10 @@ static void test_blocks_are_independent(void **state) {
             assert_memory_equal(one, all + b * bytes, bytes);
         }
         f->quantise(x, NULL, one, 0);
+        if (f->quantise_avx2 == NULL || !__builtin_cpu_supports("avx2")) continue;
+        static unsigned char again[MAX_BYTES];
+        f->quantise_avx2(x, NULL, again, N / size);
+        assert_memory_equal(again, all, N / size * bytes);
     }
 }
 
@@ -179,10 +184,11 @@ static void test_special_blocks(void **state) {
                 if (!isfinite(y[k])) fail_msg("%s, kind %d: value %zu is %g", f->name, kind, k, (double)y[k]);
                 if (kind == 0 && y[k] != 0) fail_msg("%s: zero became %g", f->name, (double)y[k]);
             }
-            /* One bit has no zero, and subnormal scales lose precision. */
+            /* Q1_0, IQ2 and IQ3 have no zero, and subnormal scales lose precision. */
             double bound = f->type == QUANT_Q1_0 ? 2.6 : bounds[i].tail * 1.3 + 0.01;
             if (kind == 4 || kind == 6) continue;
-            if (kind == 1 && f->type == QUANT_Q1_0) continue;
+            if (kind == 1 && (f->type == QUANT_Q1_0 || strncmp(f->name, "IQ2", 3) == 0 || strncmp(f->name, "IQ3", 3) == 0))
+                continue;
             double error = relative_error(x, y, NULL, n);
             if (error > bound) fail_msg("%s, kind %d: error %.4f, bound %.4f", f->name, kind, error, bound);
         }
