@@ -28,7 +28,7 @@ static const struct {
 
 static int no_memory(weir_error *err) { return error_set(err, WEIR_E_NOMEM, "tokenizer.ggml", "out of memory"); }
 
-static int copy_tokens(tok *t, const tok_vocab *vocab, weir_error *err) {
+int tok_copy_tokens(tok *t, const tok_vocab *vocab, weir_error *err) {
     static const uint16_t attribute_of_type[] = {
         0, TOK_IS_NORMAL, TOK_IS_UNKNOWN, TOK_IS_CONTROL, TOK_IS_USER_DEFINED, TOK_IS_UNUSED, TOK_IS_BYTE};
     const size_t n = vocab->n_tokens;
@@ -135,7 +135,7 @@ static int open_kind(tok *t, const tok_vocab *vocab, weir_error *err) {
 static int open_vocab(tok *t, const tok_vocab *vocab, size_t model, weir_error *err) {
     const char *pre = models[model].pre;
     t->kind = models[model].kind;
-    TRY(copy_tokens(t, vocab, err));
+    TRY(tok_copy_tokens(t, vocab, err));
     TRY(take_ids(t, vocab, model, err));
     if (t->kind == TOK_BPE) TRY(tok_pre_open(&t->pre, pre ? (tok_string){pre, strlen(pre)} : vocab->pre, &t->traits, err));
     t->add_bos = (vocab->has_add_bos ? vocab->add_bos : models[model].add_bos || t->traits.add_bos) || t->traits.force_bos;
@@ -172,6 +172,7 @@ int tok_open(tok **out, const tok_vocab *vocab, weir_error *err) {
 void tok_close(tok **handle) {
     tok *t = *handle;
     if (t == NULL) return;
+    tok_json_free(t->json);
     tok_pre_close(&t->pre);
     tok_strings_free(&t->by_text);
     tok_strings_free(&t->by_symbol);
@@ -259,14 +260,19 @@ static void encode_text(const tok *t, tok_work *w, const char *text, size_t n_by
     if (!w->failed) encode_fragment(t, w, text + begin, n_bytes - begin, first);
 }
 
+static void encode_vocab(const tok *t, tok_work *w, const char *text, size_t n_bytes, bool add_special, bool parse_special) {
+    if (add_special && tok_adds_bos(t)) tok_emit(w, t->bos);
+    encode_text(t, w, text, n_bytes, parse_special);
+    if (add_special && t->kind == TOK_WORDPIECE) tok_emit(w, t->sep);
+    else if (add_special && tok_adds_eos(t)) tok_emit(w, t->eos);
+}
+
 int64_t tok_encode(const tok *t, const char *text, size_t n_bytes, bool add_special, bool parse_special, int32_t *ids,
                    size_t capacity) {
     if (n_bytes > MAX_TEXT_BYTES) return WEIR_E_LIMIT;
     tok_work w = {.ids = ids, .capacity = capacity};
-    if (add_special && tok_adds_bos(t)) tok_emit(&w, t->bos);
-    encode_text(t, &w, text, n_bytes, parse_special);
-    if (add_special && t->kind == TOK_WORDPIECE) tok_emit(&w, t->sep);
-    else if (add_special && tok_adds_eos(t)) tok_emit(&w, t->eos);
+    if (t->json) tok_json_encode(t, &w, text, n_bytes, add_special, parse_special);
+    else encode_vocab(t, &w, text, n_bytes, add_special, parse_special);
     free(w.symbols);
     free(w.heap);
     tok_pre_work_free(&w);
@@ -279,7 +285,7 @@ int64_t tok_encode(const tok *t, const char *text, size_t n_bytes, bool add_spec
 const char *tok_piece(const tok *t, int32_t id, bool special, size_t *n_bytes) {
     *n_bytes = 0;
     if (id < 0 || id >= t->n_vocab) return NULL;
-    if (!special && has(t, id, TOK_IS_CONTROL | TOK_IS_UNKNOWN)) return "";
+    if (!special && (t->json ? tok_json_hides(t, id) : has(t, id, TOK_IS_CONTROL | TOK_IS_UNKNOWN))) return "";
     *n_bytes = t->pieces[id].n_bytes;
     return t->pieces[id].text;
 }
@@ -313,6 +319,11 @@ int tok_decode(const tok *t, const int32_t *ids, size_t n, bool special, buf *ou
     for (size_t i = 0; i < n; i++)
         FAIL_IF(ids[i] < 0 || ids[i] >= t->n_vocab, err, WEIR_E_INVALID, "tokens", "token %zu: id %d is not in 0..%d", i,
                 ids[i], t->n_vocab - 1);
+    if (t->json) {
+        FAIL_IF(tok_json_decode(t, ids, n, special, out) < 0, err, WEIR_E_NOMEM, "tokens",
+                "the text of %zu tokens does not fit in memory", n);
+        return 0;
+    }
     for (size_t i = 0; i < n; i++) {
         size_t n_bytes;
         const char *piece = tok_piece(t, ids[i], special, &n_bytes);

@@ -41,6 +41,8 @@ typedef struct tok_vocab {
                                                             ids of their original vocabularies, byte-level BPE none */
     bool add_bos, add_eos, add_sep, add_space_prefix, remove_extra_whitespaces;
     bool has_add_bos, has_add_eos, has_add_space_prefix; /* whether the file says; else the tokeniser's own default holds */
+    const int32_t *ends; /* [n_ends] further tokens that end a generation, or NULL */
+    size_t n_ends;
     const int32_t *fim;            /* [TOK_N_FIM] prefix, suffix, middle, pad, repository, file separator; -1 = none; or NULL */
     bool has_lowercase, lowercase; /* WordPiece: fold to lower case (default: yes) */
     bool has_strip_accents, strip_accents; /* WordPiece: drop combining marks (default: as lowercase) */

@@ -12,7 +12,7 @@
 
 /* The byte that a character of GPT-2's alphabet stands for; -1 for a character that is not in it. Bytes that are printable in
  * Latin-1 stand for themselves, the 68 others are numbered from U+0100. */
-static int alphabet_byte(uint32_t c) {
+int tok_alphabet_byte(uint32_t c) {
     if ((c >= 0x21 && c <= 0x7E) || (c >= 0xA1 && c <= 0xAC) || (c >= 0xAE && c <= 0xFF)) return (int)c;
     if (c < 0x100 || c > 0x143) return -1;
     c -= 0x100;
@@ -27,7 +27,7 @@ static bool decode_alphabet(tok_string text, char *out, size_t *n_bytes) {
     for (size_t at = 0; at < text.n_bytes;) {
         uint32_t c;
         at += utf8_decode(text.text + at, text.n_bytes - at, &c);
-        const int byte = alphabet_byte(c);
+        const int byte = tok_alphabet_byte(c);
         if (byte < 0) return false;
         out[n++] = (char)byte;
     }

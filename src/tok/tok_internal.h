@@ -73,6 +73,8 @@ typedef struct tok_trie {
 /* The tokens of t->texts that have any of the attributes `any_of` (0: all tokens) and none of `none_of`; of equal ones the first. False = out
  * of memory (tok_trie_free all the same). */
 bool tok_trie_open(tok_trie *trie, const tok *t, uint16_t any_of, uint16_t none_of);
+/* The same for any strings[n], empty ones left out; their ids are their places. */
+bool tok_trie_make(tok_trie *trie, const tok_string *strings, size_t n);
 void tok_trie_free(tok_trie *trie);
 /* The child of `node` (0 = root) over `byte`; 0 if there is none. The trie is open. */
 static inline uint32_t tok_trie_step(const tok_trie *trie, uint32_t node, unsigned char byte) {
@@ -150,8 +152,11 @@ typedef struct tok_charsmap { /* see tok_unigram.c */
     size_t n_replacements;
 } tok_charsmap;
 
+typedef struct tok_json tok_json; /* tok_json_internal.h */
+
 struct tok {
     arena memory;
+    tok_json *json; /* the pipeline of a tokenizer.json; NULL for a vocabulary of a GGUF file */
     tok_kind kind;
     int32_t n_vocab;
     tok_string *texts;    /* [n_vocab] as stored */
@@ -183,6 +188,23 @@ struct tok {
     bool plain[256];               /* Unigram: ASCII that no rule changes, unless something other than ASCII follows it */
     float unknown_score;
 };
+
+/* tok_pre.c: Unicode's White_Space. */
+bool tok_is_space(uint32_t c);
+/* tok_wordpiece.c: a Chinese character, as BERT counts them. */
+bool tok_is_chinese(uint32_t c);
+/* tok_unigram.c: reads a precompiled_charsmap, bytes[n]. */
+int tok_charsmap_open(tok_charsmap *map, arena *memory, const unsigned char *bytes, size_t n, weir_error *err);
+/* tok_bpe.c: the byte that a character of GPT-2's alphabet stands for; -1 = none. */
+int tok_alphabet_byte(uint32_t c);
+/* tok.c: fills n_vocab, texts, attributes, scores, by_text. */
+int tok_copy_tokens(tok *t, const tok_vocab *vocab, weir_error *err);
+
+/* tok_json*.c, for a tok with `json`. */
+void tok_json_encode(const tok *t, tok_work *w, const char *text, size_t n_bytes, bool add_special, bool parse_special);
+int tok_json_decode(const tok *t, const int32_t *ids, size_t n, bool special, buf *out); /* 0 or WEIR_E_NOMEM */
+bool tok_json_hides(const tok *t, int32_t id);                                           /* a special added token */
+void tok_json_free(tok_json *j);                                                         /* NULL allowed */
 
 #define TOK_SPACE "\xe2\x96\x81" /* U+2581, which stands for a space */
 

@@ -229,7 +229,7 @@ static void push_end(tok_work *w, size_t end) {
         w->ends[0][w->n_ends++] = end;
 }
 
-static bool is_space(uint32_t c) {
+bool tok_is_space(uint32_t c) {
     return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
            c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
@@ -239,7 +239,7 @@ static void split_trailing_space(tok_work *w, const char *text, size_t begin, si
     for (size_t at = begin; at < end;) {
         uint32_t c;
         at += utf8_decode(text + at, end - at, &c);
-        if (!is_space(c)) last = at;
+        if (!tok_is_space(c)) last = at;
     }
     if (last > begin && last < end) push_end(w, last);
     push_end(w, end);

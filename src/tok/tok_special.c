@@ -86,6 +86,8 @@ static void mark_ends(tok *t, const tok_vocab *vocab) {
     const int32_t given[] = {t->eos, vocab->eot, vocab->eom};
     for (size_t i = 0; i < COUNT(given); i++)
         if (given[i] >= 0) t->attributes[given[i]] |= TOK_IS_EOG;
+    for (size_t i = 0; i < vocab->n_ends; i++)
+        if (vocab->ends[i] >= 0 && vocab->ends[i] < t->n_vocab) t->attributes[vocab->ends[i]] |= TOK_IS_EOG;
     /* In Harmony and Solar <|end|> ends a message, not the answer. */
     const bool calls = ends(t, "<|call|>") || ends(t, "<|calls|>");
     if (calls && (ends(t, "<|return|>") || ends(t, "<|flush|>")) && ends(t, "<|end|>"))

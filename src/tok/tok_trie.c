@@ -21,7 +21,7 @@ typedef struct trie_range {
 } trie_range;
 
 typedef struct trie_builder {
-    const tok *t;
+    const tok *t; /* whose scores the nodes get, or NULL */
     tok_trie *trie;
     trie_key *keys;
     size_t n_keys;
@@ -57,7 +57,6 @@ static bool collect_keys(trie_builder *b, uint16_t any_of, uint16_t none_of) {
         if ((any_of && !(t->attributes[id] & any_of)) || (t->attributes[id] & none_of)) continue;
         b->keys[b->n_keys++] = (trie_key){prefix_of(s), s, id};
     }
-    qsort(b->keys, b->n_keys, sizeof *b->keys, compare_keys);
     return true;
 }
 
@@ -148,28 +147,45 @@ static bool place_children(trie_builder *b, trie_range of, size_t depth, int nex
         node->parent = of.node;
         if (key->text.n_bytes == depth + 1) { /* the first of equal tokens, as the keys are sorted by id then */
             node->id = key->id;
-            node->score = b->t->attributes[key->id] & TOK_IS_USER_DEFINED ? 0.0f : b->t->scores[key->id];
+            if (b->t) node->score = b->t->attributes[key->id] & TOK_IS_USER_DEFINED ? 0.0f : b->t->scores[key->id];
         }
         if (!push_range(b, next, (trie_range){child, begins[i], begins[i + 1]})) return false;
     }
     return true;
 }
 
+/* Makes the trie of b->keys and frees all but the trie. */
+static bool build(trie_builder *b) {
+    if (b->keys) qsort(b->keys, b->n_keys, sizeof *b->keys, compare_keys);
+    bool done = b->keys && add_block(b);
+    b->places[0][0] &= ~(uint64_t)1; /* the root's */
+    for (size_t i = 0; done && i < b->n_keys; i++) b->trie->starts[(unsigned char)b->keys[i].text.text[0]] = true;
+    done = done && push_range(b, 0, (trie_range){0, 0, (uint32_t)b->n_keys});
+    for (size_t depth = 0; done && b->n_ranges[depth & 1] > 0; depth++) {
+        const int list = (int)(depth & 1);
+        b->n_ranges[!list] = 0;
+        for (size_t i = 0; i < b->n_ranges[list] && done; i++) done = place_children(b, b->ranges[list][i], depth, !list);
+    }
+    free(b->keys);
+    free(b->ranges[0]);
+    free(b->ranges[1]);
+    return done;
+}
+
 bool tok_trie_open(tok_trie *trie, const tok *t, uint16_t any_of, uint16_t none_of) {
     trie_builder b = {.t = t, .trie = trie};
-    bool done = collect_keys(&b, any_of, none_of) && add_block(&b);
-    b.places[0][0] &= ~(uint64_t)1; /* the root's */
-    for (size_t i = 0; done && i < b.n_keys; i++) trie->starts[(unsigned char)b.keys[i].text.text[0]] = true;
-    done = done && push_range(&b, 0, (trie_range){0, 0, (uint32_t)b.n_keys});
-    for (size_t depth = 0; done && b.n_ranges[depth & 1] > 0; depth++) {
-        const int list = (int)(depth & 1);
-        b.n_ranges[!list] = 0;
-        for (size_t i = 0; i < b.n_ranges[list] && done; i++) done = place_children(&b, b.ranges[list][i], depth, !list);
+    (void)collect_keys(&b, any_of, none_of); /* without memory there are no keys */
+    return build(&b);
+}
+
+bool tok_trie_make(tok_trie *trie, const tok_string *strings, size_t n) {
+    trie_builder b = {.trie = trie};
+    b.keys = malloc((n ? n : 1) * sizeof *b.keys);
+    for (size_t i = 0; b.keys && i < n; i++) {
+        const tok_string s = strings[i];
+        if (s.n_bytes > 0 && s.n_bytes <= TOK_LONGEST_MATCH) b.keys[b.n_keys++] = (trie_key){prefix_of(s), s, (int32_t)i};
     }
-    free(b.keys);
-    free(b.ranges[0]);
-    free(b.ranges[1]);
-    return done;
+    return build(&b);
 }
 
 void tok_trie_free(tok_trie *trie) {

@@ -178,24 +178,24 @@ void tok_unigram_encode(const tok *t, tok_work *w, const char *text, size_t n_by
     free(best);
 }
 
-static int open_charsmap(tok *t, const tok_vocab *vocab, weir_error *err) {
+int tok_charsmap_open(tok_charsmap *map, arena *memory, const unsigned char *bytes, size_t n, weir_error *err) {
     static const char place[] = "tokenizer.ggml.precompiled_charsmap";
-    const size_t n = vocab->n_charsmap;
-    if (vocab->charsmap == NULL || n == 0) return 0;
+    *map = (tok_charsmap){0};
+    if (bytes == NULL || n == 0) return 0;
     FAIL_IF(n < 4, err, WEIR_E_FORMAT, place, "%zu bytes are too few for a header of 4", n);
-    const unsigned char *p = vocab->charsmap;
+    const unsigned char *p = bytes;
     const size_t n_array = (size_t)p[0] | (size_t)p[1] << 8 | (size_t)p[2] << 16 | (size_t)p[3] << 24;
     FAIL_IF(n_array % 4 != 0 || n_array + 4 >= n, err, WEIR_E_FORMAT, place, "an array of %zu bytes does not fit in %zu",
             n_array, n);
     FAIL_IF(p[n - 1] != 0, err, WEIR_E_FORMAT, place, "the last replacement does not end in NUL");
-    uint32_t *units = arena_array(&t->memory, n_array / 4 + 1, sizeof *units);
-    char *replacements = arena_strndup(&t->memory, (const char *)p + 4 + n_array, n - 4 - n_array);
+    uint32_t *units = arena_array(memory, n_array / 4 + 1, sizeof *units);
+    char *replacements = arena_strndup(memory, (const char *)p + 4 + n_array, n - 4 - n_array);
     FAIL_IF(units == NULL || replacements == NULL, err, WEIR_E_NOMEM, place, "out of memory");
     for (size_t i = 0; i < n_array / 4; i++) {
         const unsigned char *u = p + 4 + 4 * i;
         units[i] = (uint32_t)u[0] | (uint32_t)u[1] << 8 | (uint32_t)u[2] << 16 | (uint32_t)u[3] << 24;
     }
-    t->charsmap = (tok_charsmap){units, n_array / 4, replacements, n - 4 - n_array};
+    *map = (tok_charsmap){units, n_array / 4, replacements, n - 4 - n_array};
     return 0;
 }
 
@@ -204,7 +204,7 @@ int tok_unigram_open(tok *t, const tok_vocab *vocab, weir_error *err) {
     const float unknown_penalty = 10.0f; /* below the least probable token, as in SentencePiece */
     float least = FLT_MAX;
     FAIL_IF(t->unk < 0, err, WEIR_E_FORMAT, "tokenizer.ggml.unknown_token_id", "a Unigram vocabulary needs an unknown token");
-    TRY(open_charsmap(t, vocab, err));
+    TRY(tok_charsmap_open(&t->charsmap, &t->memory, vocab->charsmap, vocab->n_charsmap, err));
     for (int32_t id = 0; id < t->n_vocab; id++) {
         FAIL_IF(!(t->scores[id] >= -FLT_MAX && t->scores[id] <= FLT_MAX), err, WEIR_E_FORMAT, "tokenizer.ggml.scores",
                 "the score of token %d is not a finite number", id);

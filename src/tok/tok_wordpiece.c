@@ -15,7 +15,7 @@ static bool is_space(uint32_t c, utf8proc_category_t category) {
     return (c >= 9 && c <= 13) || c == 0x85 || (category >= UTF8PROC_CATEGORY_ZS && category <= UTF8PROC_CATEGORY_ZP);
 }
 
-static bool is_chinese(uint32_t c) {
+bool tok_is_chinese(uint32_t c) {
     static const struct {
         uint32_t first, last;
     } ranges[] = {
@@ -30,7 +30,7 @@ static bool is_chinese(uint32_t c) {
 static bool stands_alone(uint32_t c, utf8proc_category_t category) {
     const bool punctuation = category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
     const bool symbol = category >= UTF8PROC_CATEGORY_SM && category <= UTF8PROC_CATEGORY_SO;
-    return punctuation || (c < 0x7F && symbol) || is_chinese(c);
+    return punctuation || (c < 0x7F && symbol) || tok_is_chinese(c);
 }
 
 /* The word in w->text, which begins with U+2581. */
