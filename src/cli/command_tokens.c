@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/inspect.h"
+#include "hf/hf.h"
 #include "model/model.h"
 
 int command_inspect(const settings *s) {
@@ -15,7 +16,7 @@ int command_inspect(const settings *s) {
     weir_error err = {0};
     buf out = BUF_INIT;
     inspect_options options = {.json = s->json, .tensors = s->tensors, .full = s->full};
-    int result = gguf_open(&g, path, &err);
+    int result = hf_open(&g, path, &err);
     model_memory needed = {0};
     weir_error problem = {0};
     char reason[sizeof problem.place + sizeof problem.message + 2];

@@ -10,6 +10,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 int command_serve(const settings *s);
 int command_run(const settings *s);
+int command_convert(const settings *s);
 int command_inspect(const settings *s);
 int command_tokenize(const settings *s);
 int command_detokenize(const settings *s);

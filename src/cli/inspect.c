@@ -254,7 +254,9 @@ static void put_memory(buf *out, const inspect_memory *m) {
 static void render_text(const gguf *g, const inspect_options *options, const totals *sum, buf *out) {
     const char *path = gguf_path(g);
     put_printable(out, (gguf_string){path, strlen(path)}, 0);
-    buf_printf(out, "\n  GGUF version %u, %s, ", gguf_version(g), gguf_file_type_name(g));
+    buf_printf(out, "\n  %s", gguf_container(g));
+    if (gguf_version(g)) buf_printf(out, " version %u", gguf_version(g));
+    buf_printf(out, ", %s, ", gguf_file_type_name(g));
     put_size(out, gguf_file_bytes(g));
     if (gguf_n_parts(g) > 1) buf_printf(out, " in %u parts", gguf_n_parts(g));
     buf_printf(out, ", %zu keys, %zu tensors, %" PRIu64 " values\n", gguf_n_key_values(g), gguf_n_tensors(g), sum->n_values);

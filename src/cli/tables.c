@@ -102,6 +102,11 @@ static const option inspect_rows[] = {
 };
 static const option_group inspect_group = GROUP("Options", inspect_rows);
 
+static const option convert_rows[] = {
+    {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress"},
+};
+static const option_group convert_group = GROUP("Options", convert_rows);
+
 static const option tokenize_rows[] = {
     {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file"},
     {"prompt", NULL, "p", OPTION_TEXT, MEMBER(prompt), "TEXT", NULL, "the text; else the arguments, else standard input"},
@@ -227,7 +232,8 @@ const command tables_commands[] = {
      "Ctrl-C stops the answer. Without a question, a terminal starts a chat; /exit or Ctrl-D ends it.",
      {&run_group, &model_group, &engine_group, &sampling_group, &chat_group},
      command_run},
-    {"inspect", "Shows what is in a GGUF file.", "FILE", NULL, {&inspect_group}, command_inspect},
+    {"inspect", "Shows what is in a GGUF file or a Hugging Face folder.", "FILE", NULL, {&inspect_group}, command_inspect},
+    {"convert", "Makes a GGUF file of a Hugging Face folder.", "FOLDER FILE", NULL, {&convert_group}, command_convert},
     {"tokenize", "Shows the tokens of a text.", "[TEXT...]", NULL, {&tokenize_group}, command_tokenize},
     {"detokenize",
      "Shows the text of tokens.",

@@ -94,6 +94,8 @@ typedef struct gguf_tensor {
     uint64_t file_offset;      /* of the data in its file, for messages */
     const unsigned char *data; /* inside the mapping; n_bytes are readable; aligned to 8 from the start of the file */
     uint16_t part;             /* which file of a split model */
+    uint32_t rope_head;        /* not 0: rows of a head, of which RoPE turns neighbours; the data have the first ones of all pairs,
+                                  then the second ones. gguf_tensor_row finds a row */
 } gguf_tensor;
 
 typedef struct gguf gguf;
@@ -106,7 +108,8 @@ int gguf_open(gguf **out, const char *path, weir_error *err);
 int gguf_parse(gguf **out, const void *bytes, size_t n_bytes, const char *name, weir_error *err);
 void gguf_close(gguf **g);
 
-uint32_t gguf_version(const gguf *g);
+uint32_t gguf_version(const gguf *g); /* 0 for an object that was built */
+const char *gguf_container(const gguf *g); /* "GGUF", or what an object was built from; static storage */
 uint32_t gguf_n_parts(const gguf *g);
 uint64_t gguf_file_bytes(const gguf *g); /* of all parts */
 const char *gguf_path(const gguf *g);
@@ -116,6 +119,9 @@ size_t gguf_n_tensors(const gguf *g);
 const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i);
 const gguf_key_value *gguf_find(const gguf *g, const char *key);      /* NULL if absent */
 const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name); /* NULL if absent; binary search */
+
+/* Row `row` of a tensor (quant_row_bytes(format, dims[0]) bytes), counted as GGUF files have the rows, wherever it is stored. */
+const unsigned char *gguf_tensor_row(const gguf_tensor *t, uint64_t row);
 
 /* Typed look-ups. 1 = found, *out set; 0 = absent, *out untouched; WEIR_E_FORMAT = present with a type that cannot be read as
  * asked or that does not hold the value (any integer type will do for integers, floats and integers for floats; never an

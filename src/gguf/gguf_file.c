@@ -11,8 +11,7 @@
 #include "base/error.h"
 #include "gguf/gguf_internal.h"
 
-/* Maps a whole regular file for reading. *mapping is NULL when the file is empty. */
-static int map_file(const char *path, void **mapping, size_t *n_bytes, int64_t *modified_ns, weir_error *err) {
+int gguf_map_file(const char *path, void **mapping, size_t *n_bytes, int64_t *modified_ns, weir_error *err) {
     *mapping = NULL;
     *n_bytes = 0;
     char place[GGUF_PLACE_BYTES];
@@ -24,7 +23,7 @@ static int map_file(const char *path, void **mapping, size_t *n_bytes, int64_t *
     if (fstat(fd, &st) != 0) {
         rc = error_set(err, WEIR_E_IO, place, "cannot read the size of the file: %s", strerror(errno));
     } else if (S_ISDIR(st.st_mode)) {
-        rc = error_set(err, WEIR_E_IO, place, "is a directory; expected a GGUF file");
+        rc = error_set(err, WEIR_E_IO, place, "is a directory; expected a model file");
     } else if (!S_ISREG(st.st_mode)) {
         rc = error_set(err, WEIR_E_IO, place, "is not a regular file, which could be mapped");
     } else if (st.st_size > 0) {
@@ -42,13 +41,17 @@ static int map_file(const char *path, void **mapping, size_t *n_bytes, int64_t *
     return rc;
 }
 
+void gguf_unmap_file(void *mapping, size_t n_bytes) {
+    if (mapping) munmap(mapping, n_bytes);
+}
+
 /* Maps and parses one file; the object owns the mapping. */
 static int open_one(gguf **out, const char *path, weir_error *err) {
     *out = NULL;
     void *mapping;
     size_t n_bytes;
     int64_t modified_ns = 0;
-    TRY(map_file(path, &mapping, &n_bytes, &modified_ns, err));
+    TRY(gguf_map_file(path, &mapping, &n_bytes, &modified_ns, err));
     int rc = gguf_parse(out, mapping, n_bytes, path, err);
     if (rc < 0) {
         if (mapping) munmap(mapping, n_bytes);
@@ -207,6 +210,10 @@ static void advise(const gguf *g, const void *bytes, size_t n_bytes, int advice)
 
 void gguf_will_need(const gguf *g, const void *bytes, size_t n_bytes) { advise(g, bytes, n_bytes, MADV_WILLNEED); }
 void gguf_dont_need(const gguf *g, const void *bytes, size_t n_bytes) { advise(g, bytes, n_bytes, MADV_DONTNEED); }
+
+const char *gguf_container(const gguf *g) {
+    return g->container ? g->container : "GGUF";
+}
 
 uint64_t gguf_file_bytes(const gguf *g) {
     uint64_t total = g->n_bytes;

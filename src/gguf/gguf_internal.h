@@ -16,6 +16,7 @@ typedef struct name_index {
 struct gguf {
     arena memory; /* everything below but the parts */
     const char *path;
+    const char *container; /* what it was built from; NULL: GGUF */
     const unsigned char *bytes;
     size_t n_bytes;
     size_t head_bytes;   /* before the tensors' data */
@@ -34,6 +35,10 @@ struct gguf {
  * then the later one), or WEIR_E_NOMEM. */
 int gguf_index_names(arena *memory, name_index *index, const void *first, size_t n, size_t stride,
                      const gguf_string **duplicate);
+
+/* gguf_file.c: maps a whole regular file for reading; *mapping is NULL when it is empty. Errors as gguf_open. */
+int gguf_map_file(const char *path, void **mapping, size_t *n_bytes, int64_t *modified_ns, weir_error *err);
+void gguf_unmap_file(void *mapping, size_t n_bytes);
 
 /* Writes "FILE: SUBJECT 'NAME', byte N" to place[capacity]; a long path loses its beginning, a long name its end. `subject` may
  * be NULL (then `name` is not read). `offset` = -1 leaves the byte out. */

@@ -247,6 +247,12 @@ const char *gguf_file_type_name(const gguf *g) {
     return most ? most->name : "unknown";
 }
 
+const unsigned char *gguf_tensor_row(const gguf_tensor *t, uint64_t row) {
+    const uint64_t head = t->rope_head, in_head = head ? row % head : 0;
+    const uint64_t stored = head ? row - in_head + in_head % 2 * (head / 2) + in_head / 2 : row;
+    return t->data + (size_t)stored * quant_row_bytes(t->format, (size_t)t->dims[0]);
+}
+
 /* ---- text for messages ------------------------------------------------------------------------------------------------ */
 
 /* Characters that a terminal acts upon, or that reorder or hide what stands beside them. */

@@ -331,9 +331,10 @@ static int read_rope(model_config *c, const model_arch *arch, const gguf *g, wei
 static int read_windows(model_config *c, const model_arch *arch, const gguf *g, weir_error *err) {
     char key[128];
     c->window_pattern = arch->window_pattern;
-    if (c->window_pattern == 0) return 0;
-    TRY(read_int(g, arch, "attention.sliding_window", 0, INT32_MAX, arch->window, &c->window, err));
     const gguf_key_value *pattern = gguf_find(g, key_of(key, arch, "attention.sliding_window_pattern"));
+    /* A window alone says nothing: files of families without windows name one that their layers do not have. */
+    if (c->window_pattern == 0 && pattern == NULL) return 0;
+    TRY(read_int(g, arch, "attention.sliding_window", 0, INT32_MAX, arch->window, &c->window, err));
     if (pattern && pattern->type != GGUF_ARRAY)
         TRY(read_int(g, arch, "attention.sliding_window_pattern", 0, MAX_LAYERS, arch->window_pattern, &c->window_pattern, err));
     if (c->window == 0) c->window_pattern = 0;

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "base/error.h"
+#include "hf/hf.h"
 #include "model/sidecar.h"
 #include "model/vocab.h"
 
@@ -97,7 +98,7 @@ int weir_model_open(weir_model **out, const char *path, const weir_model_options
     FAIL_IF(m == NULL, err, WEIR_E_NOMEM, path, "no memory for the model");
     m->ops = kern_select();
     m->vocab_only = options && options->vocab_only;
-    int rc = gguf_open(&m->file, path, err);
+    int rc = hf_open(&m->file, path, err);
     if (rc >= 0) rc = find_arch(m, err);
     if (rc >= 0) rc = model_config_read(&m->config, m->arch, m->file, err);
     if (rc >= 0) rc = model_vocab_open(&m->tokenizer, m->file, err);

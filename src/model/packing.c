@@ -86,11 +86,26 @@ static void read_ahead(const loader *l, size_t i, size_t begin, size_t end) {
     }
 }
 
+/* Packs panels whose rows are not stored in the order of the matrix: each panel's are gathered in stored[KERN_PANEL rows]. */
+static void pack_gathered(const binding *b, int begin, int end, unsigned char *stored, float *scratch) {
+    for (int panel = begin; panel < end; panel++) {
+        kern_matrix one = *b->matrix;
+        const int32_t first = panel * KERN_PANEL;
+        one.data += (size_t)panel * one.panel_bytes;
+        one.n_panels = 1;
+        one.n_rows = b->matrix->n_rows - first < KERN_PANEL ? b->matrix->n_rows - first : KERN_PANEL;
+        for (int32_t r = 0; r < one.n_rows; r++)
+            memcpy(stored + (size_t)r * row_bytes(b), gguf_tensor_row(b->tensor, (uint64_t)(b->first + first + r)), row_bytes(b));
+        kern_pack(&one, b->tensor->format->type, stored, 0, 1, scratch);
+    }
+}
+
 static void pack_thread(void *arg, int thread) {
     packing *p = arg;
     loader *l = p->l;
     const int64_t n_chunks = p->first_chunk[l->n_bindings];
-    float *scratch = malloc(l->largest_row * KERN_PANEL * sizeof(float));
+    /* A panel of floats, and one of rows as they are stored, which are never wider. */
+    float *scratch = malloc(2 * l->largest_row * KERN_PANEL * sizeof(float));
     if (scratch == NULL) {
         atomic_store(&p->failed, true);
         return;
@@ -114,8 +129,12 @@ static void pack_thread(void *arg, int thread) {
         const int last_row = end * KERN_PANEL < b->matrix->n_rows ? end * KERN_PANEL : b->matrix->n_rows;
         const size_t from = (size_t)begin * KERN_PANEL * row_bytes(b), to = (size_t)last_row * row_bytes(b);
         read_ahead(l, i, from + READ_AHEAD, to + READ_AHEAD);
-        kern_pack(b->matrix, b->tensor->format->type, packing_rows(b), begin, end, scratch);
-        gguf_dont_need(l->m->file, packing_rows(b) + from, to - from);
+        if (b->tensor->rope_head) {
+            pack_gathered(b, begin, end, (unsigned char *)(scratch + l->largest_row * KERN_PANEL), scratch);
+        } else {
+            kern_pack(b->matrix, b->tensor->format->type, packing_rows(b), begin, end, scratch);
+            gguf_dont_need(l->m->file, packing_rows(b) + from, to - from);
+        }
         int64_t done = atomic_fetch_add(&p->values_done, (int64_t)(end - begin) * KERN_PANEL * b->matrix->n_cols);
         if (thread == 0 && p->options && p->options->progress &&
             !p->options->progress(p->options->progress_user, (uint64_t)done, (uint64_t)l->total_values))

@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "base/error.h"
+#include "tok/tok_json.h"
 
 static int no_memory(const char *key, weir_error *err) { return error_set(err, WEIR_E_NOMEM, key, "out of memory"); }
 
@@ -167,6 +168,24 @@ static int read_strip_rules(const gguf *g, tok_vocab *v, weir_error *err) {
     return 0;
 }
 
+/* Which tokens end a generation besides the one of eos_token_id: some models have several. */
+static int read_ends(arena *memory, const gguf *g, tok_vocab *v, weir_error *err) {
+    static const char key[] = "tokenizer.ggml.eos_token_ids";
+    const gguf_key_value *kv;
+    const int rc = find_array(g, key, false, &kv, err);
+    if (rc <= 0) return rc;
+    int32_t *ends = arena_array(memory, (size_t)kv->n_items, sizeof *ends);
+    if (ends == NULL) return no_memory(key, err);
+    for (size_t i = 0; i < kv->n_items; i++) {
+        int64_t value;
+        FAIL_IF(gguf_item_i64(kv, i, &value) != 1 || value < 0 || value > INT32_MAX, err, WEIR_E_FORMAT, key, "item %zu is no token id", i);
+        ends[i] = (int32_t)value;
+    }
+    v->ends = ends;
+    v->n_ends = (size_t)kv->n_items;
+    return 1;
+}
+
 static int read_vocab(arena *memory, const gguf *g, tok_vocab *v, int32_t fim[TOK_N_FIM], weir_error *err) {
     gguf_string model, pre = {"", 0};
     int rc = gguf_get_string(g, "tokenizer.ggml.model", &model, err);
@@ -188,7 +207,21 @@ static int read_vocab(arena *memory, const gguf *g, tok_vocab *v, int32_t fim[TO
     TRY(read_ids(g, v, fim, err));
     TRY(read_flags(g, v, err));
     TRY(read_charsmap(g, v, err));
+    TRY(read_ends(memory, g, v, err));
     return read_strip_rules(g, v, err);
+}
+
+/* A whole tokenizer.json: 1 = opened; 0 = the file has a vocabulary of its own, or neither. */
+static int open_json(tok **out, arena *memory, const gguf *g, tok_vocab *v, int32_t fim[TOK_N_FIM], weir_error *err) {
+    gguf_string text;
+    if (gguf_find(g, "tokenizer.ggml.model")) return 0;
+    const int rc = gguf_get_string(g, "tokenizer.huggingface.json", &text, err);
+    if (rc <= 0) return rc;
+    v->n_tokens = INT32_MAX; /* not known yet; tok_open_json checks the ids */
+    TRY(read_ids(g, v, fim, err));
+    TRY(read_ends(memory, g, v, err));
+    TRY(tok_open_json(out, text.text, text.n_bytes, v, err));
+    return 1;
 }
 
 int model_vocab_open(tok **out, const gguf *g, weir_error *err) {
@@ -196,8 +229,11 @@ int model_vocab_open(tok **out, const gguf *g, weir_error *err) {
     tok_vocab vocab = {0};
     int32_t fim[TOK_N_FIM];
     *out = NULL;
-    int rc = read_vocab(&memory, g, &vocab, fim, err);
-    if (rc >= 0) rc = tok_open(out, &vocab, err);
+    int rc = open_json(out, &memory, g, &vocab, fim, err);
+    if (rc == 0) {
+        rc = read_vocab(&memory, g, &vocab, fim, err);
+        if (rc >= 0) rc = tok_open(out, &vocab, err);
+    }
     arena_free(&memory);
     return rc < 0 ? rc : 0;
 }
