@@ -48,6 +48,8 @@ typedef struct weir_model_options {
     const char *weights_cache; /* folder of the sidecar, a file with the packed weights; "" = the model's, or the user's cache folder
                                   (XDG_CACHE_HOME/weir or ~/.cache/weir) where that cannot be written; NULL = no sidecar */
     weir_weights_mode weights_mode; /* AUTO: mapped if the file system has it in huge pages, else read */
+    const char *quantise;      /* type such as "Q4_K_M" that matrices in F32, F16 or BF16 are quantised to as they are packed, by the rules of
+                                  weir quantize (no sidecar then); NULL = none */
     bool vocab_only;           /* tokeniser and metadata only; weir_engine_open then fails with WEIR_E_INVALID */
     weir_progress_fn progress; /* may be NULL */
     void *progress_user;

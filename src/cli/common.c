@@ -50,6 +50,7 @@ weir_model_options command_model_options(const settings *s) {
     const char *cache = s->weights_cache, *mode = s->weights_mode;
     return (weir_model_options){
         .n_threads = (int32_t)s->threads,
+        .quantise = s->quant,
         .weights_cache = cache == NULL || strcmp(cache, "off") == 0 ? NULL : strcmp(cache, "auto") == 0 ? "" : cache,
         .weights_mode = mode == NULL || strcmp(mode, "auto") == 0 ? WEIR_WEIGHTS_AUTO
                         : strcmp(mode, "map") == 0                ? WEIR_WEIGHTS_MAP

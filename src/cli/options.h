@@ -23,7 +23,7 @@ typedef struct option_list {
  * or static storage. */
 typedef struct settings {
     /* model and engine */
-    const char *model, *chat_template, *chat_template_file, *weights_cache, *weights_mode;
+    const char *model, *chat_template, *chat_template_file, *weights_cache, *weights_mode, *quant;
     int64_t threads, ctx_size, parallel, batch_size, max_queue, kv_cache_mib, draft_max;
     bool no_spec;
     /* sampling */

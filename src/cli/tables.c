@@ -15,10 +15,12 @@
      "how they are taken from there; auto = mapped if that gives huge pages, else read", 0, 0, "auto|map|read"}
 
 static const option model_rows[] = {
-    {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file, or the first part of a split one"},
+    {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file, the first part of a split one, or a Hugging Face folder"},
     {"threads", NULL, "t", OPTION_INTEGER, MEMBER(threads), "N", "0",
      "compute threads; 0 = as many as the cgroup quota and the affinity mask allow", 0, 1024},
     WEIGHTS_ROWS("auto"),
+    {"quant", NULL, NULL, OPTION_TEXT, MEMBER(quant), "TYPE", NULL,
+     "quantise matrices in F32, F16 or BF16 as they are loaded, by the rules of weir quantize: Q8_0, Q4_K_M, ..."},
     {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress while the model loads"},
 };
 static const option_group model_group = GROUP("Model", model_rows);
@@ -103,6 +105,8 @@ static const option inspect_rows[] = {
 static const option_group inspect_group = GROUP("Options", inspect_rows);
 
 static const option convert_rows[] = {
+    {"quant", NULL, NULL, OPTION_TEXT, MEMBER(quant), "TYPE", NULL, "quantise on the way, as weir quantize does"},
+    {"threads", NULL, "t", OPTION_INTEGER, MEMBER(threads), "N", "0", "threads that quantise; 0 = as many as are available", 0, 1024},
     {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress"},
 };
 static const option_group convert_group = GROUP("Options", convert_rows);

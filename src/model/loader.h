@@ -5,6 +5,7 @@
 #define WEIR_MODEL_LOADER_H
 
 #include "model/model.h"
+#include "model/quant_mix.h"
 
 
 /* Something to be made from a tensor once the memory for all is there. */
@@ -14,6 +15,7 @@ typedef struct binding {
     int64_t n_values;      /* of a vector */
     kern_matrix *matrix;   /* packed, or */
     const float **vector;  /* dequantised */
+    const quant_format *format; /* what the matrix' rows are quantised to first; NULL = they are taken as they are */
     bool transposed;       /* the matrix is the transpose of n_cols rows of the tensor, in F32 */
     /* Not NULL: the vector, zero at first, is made from the tensor's n_values values. */
     void (*make)(const model_config *c, const float *values, float *out);
@@ -26,6 +28,7 @@ typedef struct loader {
     binding *bindings;
     size_t n_bindings, capacity;
     size_t total_bytes, total_values, largest_row;
+    quant_choice *choices; /* for each tensor of the file; NULL = none is quantised */
 } loader;
 
 /* All return a negative code on failure; the bind functions 1 when the tensor is there and 0 when it is absent and not required. */

@@ -2,6 +2,7 @@
  * Source pages are asked for ahead of the packing, and leave the process behind it: what is resident grows with the packed
  * weights alone. */
 #include <errno.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ typedef struct packing {
     atomic_int_fast64_t next, values_done;
     int64_t *first_chunk; /* [n_bindings + 1] prefix sums of chunks */
     atomic_bool stop, failed;
+    atomic_int_fast64_t bad; /* a binding with a value that cannot be quantised; -1 = none */
 } packing;
 
 /* Values in a row of the source, and rows of it; a transposed matrix has them the other way round. */
@@ -86,26 +88,45 @@ static void read_ahead(const loader *l, size_t i, size_t begin, size_t end) {
     }
 }
 
-/* Packs panels whose rows are not stored in the order of the matrix: each panel's are gathered in stored[KERN_PANEL rows]. */
-static void pack_gathered(const binding *b, int begin, int end, unsigned char *stored, float *scratch) {
+/* Quantises a row of the source to `to`; false if a value is not finite or beyond what scales in F16 can hold. */
+static bool quantise_row(const binding *b, const unsigned char *row, unsigned char *to, float *values) {
+    const size_t n = (size_t)b->matrix->n_cols;
+    b->tensor->format->dequantise(row, values, n / (size_t)b->tensor->format->block_size);
+    bool fits = true;
+    for (size_t i = 0; i < n; i++) fits &= fabsf(values[i]) <= 65504.0f; /* false for NaN, too */
+    if (fits) b->format->quantise(values, NULL, to, n / (size_t)b->format->block_size);
+    return fits;
+}
+
+/* Packs panels whose rows are not taken as they lie in the file: they are in another order, or quantised first. Each panel is
+ * made in scratch, which holds two panels and a row of floats. */
+static bool pack_made(const binding *b, int begin, int end, float *scratch) {
+    const quant_format *to = b->format ? b->format : b->tensor->format;
+    const size_t n_cols = (size_t)b->matrix->n_cols, bytes = quant_row_bytes(to, n_cols);
+    float *values = scratch + n_cols * KERN_PANEL;
+    unsigned char *rows = (unsigned char *)(values + n_cols); /* never wider than floats */
+    bool fits = true;
     for (int panel = begin; panel < end; panel++) {
         kern_matrix one = *b->matrix;
         const int32_t first = panel * KERN_PANEL;
         one.data += (size_t)panel * one.panel_bytes;
         one.n_panels = 1;
         one.n_rows = b->matrix->n_rows - first < KERN_PANEL ? b->matrix->n_rows - first : KERN_PANEL;
-        for (int32_t r = 0; r < one.n_rows; r++)
-            memcpy(stored + (size_t)r * row_bytes(b), gguf_tensor_row(b->tensor, (uint64_t)(b->first + first + r)), row_bytes(b));
-        kern_pack(&one, b->tensor->format->type, stored, 0, 1, scratch);
+        for (int32_t r = 0; r < one.n_rows; r++) {
+            const unsigned char *row = gguf_tensor_row(b->tensor, (uint64_t)(b->first + first + r));
+            if (b->format) fits &= quantise_row(b, row, rows + (size_t)r * bytes, values);
+            else memcpy(rows + (size_t)r * bytes, row, bytes);
+        }
+        if (fits) kern_pack(&one, to->type, rows, 0, 1, scratch);
     }
+    return fits;
 }
 
 static void pack_thread(void *arg, int thread) {
     packing *p = arg;
     loader *l = p->l;
     const int64_t n_chunks = p->first_chunk[l->n_bindings];
-    /* A panel of floats, and one of rows as they are stored, which are never wider. */
-    float *scratch = malloc(2 * l->largest_row * KERN_PANEL * sizeof(float));
+    float *scratch = malloc(l->largest_row * (2 * KERN_PANEL + 1) * sizeof(float)); /* see pack_made */
     if (scratch == NULL) {
         atomic_store(&p->failed, true);
         return;
@@ -129,12 +150,15 @@ static void pack_thread(void *arg, int thread) {
         const int last_row = end * KERN_PANEL < b->matrix->n_rows ? end * KERN_PANEL : b->matrix->n_rows;
         const size_t from = (size_t)begin * KERN_PANEL * row_bytes(b), to = (size_t)last_row * row_bytes(b);
         read_ahead(l, i, from + READ_AHEAD, to + READ_AHEAD);
-        if (b->tensor->rope_head) {
-            pack_gathered(b, begin, end, (unsigned char *)(scratch + l->largest_row * KERN_PANEL), scratch);
+        if (b->tensor->rope_head || b->format) {
+            if (!pack_made(b, begin, end, scratch)) {
+                atomic_store(&p->bad, (int_fast64_t)i);
+                atomic_store(&p->stop, true);
+            }
         } else {
             kern_pack(b->matrix, b->tensor->format->type, packing_rows(b), begin, end, scratch);
-            gguf_dont_need(l->m->file, packing_rows(b) + from, to - from);
         }
+        if (b->tensor->rope_head == 0) gguf_dont_need(l->m->file, packing_rows(b) + from, to - from);
         int64_t done = atomic_fetch_add(&p->values_done, (int64_t)(end - begin) * KERN_PANEL * b->matrix->n_cols);
         if (thread == 0 && p->options && p->options->progress &&
             !p->options->progress(p->options->progress_user, (uint64_t)done, (uint64_t)l->total_values))
@@ -153,7 +177,7 @@ void packing_bind(loader *l) {
 }
 
 static int pack_all(loader *l, const weir_model_options *options) {
-    packing p = {.l = l, .options = options};
+    packing p = {.l = l, .options = options, .bad = -1};
     p.first_chunk = malloc((l->n_bindings + 1) * sizeof *p.first_chunk);
     FAIL_IF(p.first_chunk == NULL, l->err, WEIR_E_NOMEM, NULL, "no memory for the packing plan");
     p.first_chunk[0] = 0;
@@ -170,6 +194,12 @@ static int pack_all(loader *l, const weir_model_options *options) {
     free(p.first_chunk);
     TRY(rc);
     FAIL_IF(atomic_load(&p.failed), l->err, WEIR_E_NOMEM, NULL, "no memory to pack weights");
+    const int_fast64_t bad = atomic_load(&p.bad);
+    if (bad >= 0) {
+        char name[GGUF_MAX_NAME + 16];
+        gguf_printable(l->bindings[bad].tensor->name, name, sizeof name);
+        FAIL(l->err, WEIR_E_FORMAT, name, "holds a value that is not finite, or too large to be quantised");
+    }
     FAIL_IF(atomic_load(&p.stop), l->err, WEIR_E_CANCELLED, NULL, "loading was stopped");
     if (options && options->progress) options->progress(options->progress_user, l->total_values, l->total_values);
     return 0;

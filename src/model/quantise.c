@@ -123,7 +123,7 @@ static void quantise_piece(void *arg, int thread) {
             size_t index = (size_t)(p->first + r);
             const float *importance = p->importance;
             if (importance && p->importance_per_expert) importance += index / p->rows_of_expert * p->n_cols;
-            p->t->format->dequantise(p->t->data + index * p->in_row_bytes, row, from_blocks);
+            p->t->format->dequantise(gguf_tensor_row(p->t, index), row, from_blocks);
             if (!all_fit(row, p->n_cols, p->limit)) {
                 /* Relaxed: any bad row will do for the message, and the end of the run orders it. */
                 atomic_store_explicit(&p->bad_row, p->first + r, memory_order_relaxed);
@@ -169,10 +169,11 @@ static int report(const run *r, size_t tensor) {
 
 static int copy_tensor(run *r, size_t i) {
     const gguf_tensor *t = gguf_tensor_at(r->plan->in, i);
+    const uint64_t most = t->rope_head ? quant_row_bytes(t->format, (size_t)t->dims[0]) : PIECE_BYTES;
     for (uint64_t at = 0, n; at < t->n_bytes; at += n) {
-        n = t->n_bytes - at < PIECE_BYTES ? t->n_bytes - at : PIECE_BYTES;
+        n = t->n_bytes - at < most ? t->n_bytes - at : most;
         TRY(report(r, i));
-        TRY(gguf_writer_data(r->w, t->data + at, (size_t)n, r->err));
+        TRY(gguf_writer_data(r->w, t->rope_head ? gguf_tensor_row(t, at / most) : t->data + at, (size_t)n, r->err));
         r->done += n;
     }
     return 0;

@@ -82,7 +82,7 @@ static int make_head(const loader *l, sidecar_start **out, weir_error *err) {
 
 int sidecar_plan(loader *l, const weir_model_options *options) {
     weir_model *m = l->m;
-    if (options == NULL || options->weights_cache == NULL || l->n_bindings == 0) return 0;
+    if (options == NULL || options->weights_cache == NULL || l->n_bindings == 0 || l->choices) return 0;
     if (gguf_version(m->file) == 0) return 0; /* a folder has no place for one, and no head that would tell it from another */
     struct sidecar *s = m->sidecar = calloc(1, sizeof *s);
     FAIL_IF(s == NULL, l->err, WEIR_E_NOMEM, NULL, "no memory for the list of tensors");

@@ -46,19 +46,28 @@ int loader_find(loader *l, const char *name, int64_t n_rows, int64_t n_cols, boo
     return 1;
 }
 
+/* What the tensor's matrices are quantised to; NULL = they stay as they are. */
+static const quant_format *quantised_to(const loader *l, const gguf_tensor *t) {
+    const bool is_float = t->format->type == QUANT_F32 || t->format->type == QUANT_F16 || t->format->type == QUANT_BF16;
+    if (l->choices == NULL || !is_float) return NULL;
+    const quant_format *to = l->choices[t - gguf_tensor_at(l->m->file, 0)].format;
+    return to == t->format ? NULL : to;
+}
+
 int loader_bind_rows(loader *l, kern_matrix *w, int64_t first, int64_t n_rows, int64_t n_rows_whole, int64_t n_cols, bool required,
                      const char *name) {
     const gguf_tensor *t;
     int found = loader_find(l, name, n_rows_whole, n_cols, required, &t);
     if (found <= 0) return found;
-    int rc = kern_matrix_init(w, t->format->type, n_rows, n_cols, l->err);
+    const quant_format *to = quantised_to(l, t);
+    int rc = kern_matrix_init(w, to ? to->type : t->format->type, n_rows, n_cols, l->err);
     if (rc < 0) {
         if (l->err) snprintf(l->err->place, sizeof l->err->place, "%s", name);
         return rc;
     }
     if ((size_t)n_cols > l->largest_row) l->largest_row = (size_t)n_cols;
     l->total_values += (size_t)(n_rows * n_cols);
-    TRY(loader_add(l, (binding){.tensor = t, .first = first, .matrix = w, .n_bytes = kern_matrix_bytes(w)}));
+    TRY(loader_add(l, (binding){.tensor = t, .first = first, .matrix = w, .format = to, .n_bytes = kern_matrix_bytes(w)}));
     return 1;
 }
 
@@ -157,9 +166,27 @@ int model_weights_needed(weir_model *m, model_memory *out, weir_error *err) {
     return rc < 0 ? rc : 0;
 }
 
+/* Chooses what each tensor is quantised to, if the options ask for it. */
+static int choose_formats(loader *l, const weir_model_options *options) {
+    const char *name = options ? options->quantise : NULL;
+    const gguf *g = l->m->file;
+    if (name == NULL) return 0;
+    const quant_mix *mix = quant_mix_named(name);
+    FAIL_IF(mix == NULL, l->err, WEIR_E_INVALID, "quant", "'%.40s' is no type; types are those of weir quantize, such as Q8_0 and Q4_K_M", name);
+    l->choices = calloc(gguf_n_tensors(g) + 1, sizeof *l->choices);
+    FAIL_IF(l->choices == NULL, l->err, WEIR_E_NOMEM, "quant", "no memory for %zu tensors", gguf_n_tensors(g));
+    TRY(quant_mix_choose(g, mix, &(quant_mix_options){0}, l->choices, l->err));
+    for (size_t i = 0; i < gguf_n_tensors(g); i++) {
+        const quant_format *to = quantised_to(l, gguf_tensor_at(g, i));
+        FAIL_IF(to && to->quantise == NULL, l->err, WEIR_E_UNSUPPORTED, "quant", "weir cannot quantise to %s", to->name);
+    }
+    return 0;
+}
+
 int model_load_weights(weir_model *m, const weir_model_options *options, weir_error *err) {
     loader l = {.m = m, .err = err};
-    int rc = model_bind(&l);
+    int rc = choose_formats(&l, options);
+    if (rc >= 0) rc = model_bind(&l);
     if (rc >= 0) rc = packing_check_memory(&l);
     if (rc >= 0) rc = sidecar_plan(&l, options);
     if (rc >= 0) rc = sidecar_load(&l, options);
@@ -167,5 +194,6 @@ int model_load_weights(weir_model *m, const weir_model_options *options, weir_er
     if (rc >= 0) rc = model_bind_finish(&l);
     if (rc >= 0) gguf_dont_need(m->file, NULL, 0);
     free(l.bindings);
+    free(l.choices);
     return rc < 0 ? rc : 0;
 }
