@@ -6,7 +6,7 @@
 
 /* The Jinja source of a well-known format ("chatml", "llama3", ...); NULL for a name that is not known. */
 const char *chat_builtin_template(const char *name);
-/* The names in alphabetical order, ended by NULL. */
-const char *const *chat_builtin_names(void);
+/* The names in the order of their bytes, by index; NULL after the last. */
+const char *chat_builtin_name(size_t index);
 
 #endif

@@ -334,7 +334,7 @@ int format_percent(render *r, const value *format, const value *arguments, value
         TRY(percent_field(&c, &s));
     }
     bool rest = arguments->type == V_TUPLE ? c.next < arguments->list->n
-                                           : !c.used_single && arguments->type != V_DICT && !is_listlike(arguments);
+                                           : !c.used_single && arguments->type != V_DICT && arguments->type != V_RANGE && !is_listlike(arguments);
     if (is_undefined(arguments)) rest = false;
     if (rest && !c.keyed) RAISE(r, "not all arguments converted during string formatting");
     TRY(sink_finish(&s, out));

@@ -164,7 +164,10 @@ int value_repr(text_sink *s, const value *v) {
     case V_MACRO: {
         const value *name = jinja_macro_name(v->macro);
         sink_puts(s, "<Macro ");
-        value_repr_text(s, name->text, name->n_bytes);
+        if (name->type == V_STRING)
+            value_repr_text(s, name->text, name->n_bytes);
+        else
+            sink_puts(s, "anonymous"); /* of a call block */
         sink_putc(s, '>');
         break;
     }

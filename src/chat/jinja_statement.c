@@ -482,7 +482,7 @@ static int exec_macro(render *r, const node *n) {
 }
 
 static int exec_call_block(render *r, const node *n) {
-    value caller, result, name = value_literal("caller");
+    value caller, result, name = {.type = V_NONE}; /* as in the original */
     TRY(macro_new(r, &name, n, &caller));
     TRY(eval_call(r, n->a, &caller, &result));
     TRY(value_print(r->out, &result));

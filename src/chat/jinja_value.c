@@ -238,6 +238,7 @@ int value_hash(render *r, const value *v, uint64_t *out) {
         return 0;
     case V_LIST:
     case V_DICT:
+    case V_VIEW:
         RAISE(r, "unhashable type: '%s'", value_type_name(v));
     case V_TUPLE: {
         uint64_t h = 7, item;

@@ -150,10 +150,6 @@ static int open_chat(conversation *c, weir_error *err) {
     char *source = NULL;
     if (c->s->raw) return 0;
     TRY(command_chat_template(c->s, c->model, &source, err));
-    if (source == NULL) {
-        if (c->s->system == NULL) return 0;
-        FAIL(err, WEIR_E_INVALID, "--system-prompt", "the model has no chat template; --chat-template gives one");
-    }
     char *bos = command_token_text(c->model, weir_token_bos(c->model)),
          *eos = command_token_text(c->model, weir_token_eos(c->model));
     int result = bos && eos ? weir_chat_open(&c->chat, source, bos, eos, err)

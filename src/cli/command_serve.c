@@ -62,7 +62,6 @@ static int open_chat(service *v, weir_error *err) {
     char *source = NULL;
     if (!v->with_chat) return 0;
     TRY(command_chat_template(v->s, v->model, &source, err));
-    if (source == NULL) return 0;
     char *bos = command_token_text(v->model, weir_token_bos(v->model)),
          *eos = command_token_text(v->model, weir_token_eos(v->model));
     int result = bos && eos ? weir_chat_open(&v->chat, source, bos, eos, err)

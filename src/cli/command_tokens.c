@@ -3,11 +3,66 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/clock.h"
+#include "base/cpu.h"
 #include "cli/commands.h"
 #include "cli/inspect.h"
+#include "cli/inspect_check.h"
 #include "hf/hf.h"
 #include "model/model.h"
+
+/* Shows how far a check is, once it takes more than two seconds. */
+typedef struct check_progress {
+    int64_t begin_us;
+    int shown;
+} check_progress;
+
+static void on_check(void *user, uint64_t done, uint64_t all) {
+    check_progress *p = user;
+    const int percent = all ? (int)(100.0 * (double)done / (double)all) : 100;
+    if (percent == p->shown || clock_now_us() - p->begin_us < 2000000) return;
+    fprintf(stderr, "\rChecking: %3d %%", percent);
+    p->shown = percent;
+}
+
+static int check_file(const settings *s, gguf *g, buf *out) {
+    weir_error err = {0};
+    check_progress shown = {clock_now_us(), -1};
+    inspect_check_options options = {.n_threads = s->threads ? (int)s->threads : cpu_count_available(), .user = &shown};
+    if (!s->quiet && isatty(STDERR_FILENO)) options.progress = on_check;
+    inspect_findings *findings = malloc(sizeof *findings);
+    int result =
+        findings ? inspect_check(g, &options, findings, &err) : error_set(&err, WEIR_E_NOMEM, "", "no memory for the findings");
+    if (shown.shown >= 0) fputs("\r\033[K", stderr);
+    if (result >= 0) inspect_check_render(g, findings, s->json, out);
+    int code = result < 0 ? command_failed(&err) : command_write(out->data, out->n_bytes);
+    if (code == EXIT_OK && findings->n_problems) code = EXIT_FAILED;
+    free(findings);
+    return code;
+}
+
+static int show_file(const settings *s, gguf *g, buf *out) {
+    weir_error err = {0}, problem = {0};
+    inspect_options options = {.json = s->json, .tensors = s->tensors, .full = s->full};
+    model_memory needed = {0};
+    char reason[sizeof problem.place + sizeof problem.message + 2];
+    inspect_memory memory = {0};
+    if (model_memory_needed(g, &needed, &problem) < 0) {
+        snprintf(reason, sizeof reason, "%s: %s", problem.place, problem.message);
+        memory.problem = reason;
+    }
+    memory.weights_bytes = needed.weights_bytes;
+    memory.kv_token_bytes = needed.kv_token_bytes;
+    memory.matmul_params = needed.matmul_params;
+    memory.head_params = needed.head_params;
+    memory.decode_bytes = needed.decode_bytes;
+    memory.state_bytes = needed.state_bytes;
+    memory.n_ctx_train = needed.n_ctx_train;
+    options.memory = &memory;
+    return inspect_render(g, &options, out, &err) < 0 ? command_failed(&err) : command_write(out->data, out->n_bytes);
+}
 
 int command_inspect(const settings *s) {
     const char *path = s->n_arguments ? s->arguments[0] : s->model;
@@ -15,28 +70,11 @@ int command_inspect(const settings *s) {
     gguf *g = NULL;
     weir_error err = {0};
     buf out = BUF_INIT;
-    inspect_options options = {.json = s->json, .tensors = s->tensors, .full = s->full};
-    int result = hf_open(&g, path, &err);
-    model_memory needed = {0};
-    weir_error problem = {0};
-    char reason[sizeof problem.place + sizeof problem.message + 2];
-    inspect_memory memory = {0};
-    if (result >= 0) {
-        if (model_memory_needed(g, &needed, &problem) < 0) {
-            snprintf(reason, sizeof reason, "%s: %s", problem.place, problem.message);
-            memory.problem = reason;
-        }
-        memory.weights_bytes = needed.weights_bytes;
-        memory.kv_token_bytes = needed.kv_token_bytes;
-        memory.matmul_params = needed.matmul_params;
-        memory.head_params = needed.head_params;
-        memory.decode_bytes = needed.decode_bytes;
-        memory.state_bytes = needed.state_bytes;
-        memory.n_ctx_train = needed.n_ctx_train;
-        options.memory = &memory;
-        result = inspect_render(g, &options, &out, &err);
-    }
-    int code = result < 0 ? command_failed(&err) : command_write(out.data, out.n_bytes);
+    int code;
+    if (hf_open(&g, path, &err) < 0)
+        code = command_failed(&err);
+    else
+        code = s->check ? check_file(s, g, &out) : show_file(s, g, &out);
     buf_free(&out);
     gguf_close(&g);
     return code;

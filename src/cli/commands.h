@@ -12,6 +12,7 @@ int command_serve(const settings *s);
 int command_run(const settings *s);
 int command_convert(const settings *s);
 int command_inspect(const settings *s);
+int command_models(const settings *s);
 int command_tokenize(const settings *s);
 int command_detokenize(const settings *s);
 int command_bench(const settings *s);
@@ -38,8 +39,11 @@ void command_save_weights(const settings *s, const weir_model *model, bool (*sto
 weir_engine_options command_engine_options(const settings *s);
 /* Sampling from the settings; a negative --seed takes one from the clock. */
 weir_sampling command_sampling(const settings *s);
-/* The source of the chat template: --chat-template, --chat-template-file or the model's; the caller frees *source, which is
- * NULL when there is none. */
+/* The name of the built-in template for a model without one: that of the first known turn marker that is one of its tokens,
+ * else "chatml". */
+const char *command_fallback_template(const weir_model *model);
+/* The source of the chat template, which the caller frees: --chat-template-file, --chat-template (a built-in name, Jinja text or
+ * a file), the model's, or with a warning the fallback. */
 int command_chat_template(const settings *s, const weir_model *model, char **source, weir_error *err);
 /* The text of a token, "" for -1, in a string that the caller frees; NULL without memory. */
 char *command_token_text(const weir_model *model, int32_t token);

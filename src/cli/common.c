@@ -9,6 +9,9 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
+#include "base/nearest.h"
+#include "chat/builtin.h"
 
 int command_failed(const weir_error *err) {
     const char *message = err->message[0] ? err->message : weir_code_text(err->code);
@@ -123,20 +126,74 @@ char *command_token_text(const weir_model *model, int32_t token) {
     return strndup(bytes ? bytes : "", n_bytes);
 }
 
-int command_chat_template(const settings *s, const weir_model *model, char **source, weir_error *err) {
-    *source = NULL;
-    if (s->chat_template_file) {
-        buf text = BUF_INIT;
-        int result = command_read_file(s->chat_template_file, &text, err);
-        if (result < 0) return result;
-        *source = text.data ? buf_take(&text, NULL) : strdup("");
-    } else {
-        const char *text = s->chat_template ? s->chat_template : weir_model_get_info(model)->chat_template;
-        if (text == NULL) return 0;
-        *source = strdup(text);
-    }
+/* ---- chat templates --------------------------------------------------------------------------------------------------- */
+
+static int copy_template(const char *text, char **source, weir_error *err) {
+    *source = strdup(text);
     FAIL_IF(*source == NULL, err, WEIR_E_NOMEM, "chat template", "no memory for the chat template");
     return 0;
+}
+
+static int read_template(const char *path, char **source, weir_error *err) {
+    buf text = BUF_INIT;
+    TRY(command_read_file(path, &text, err));
+    if (text.data == NULL) return copy_template("", source, err);
+    *source = buf_take(&text, NULL);
+    return 0;
+}
+
+/* --chat-template: the name of a built-in one, Jinja text, or a file. */
+static int given_template(const char *given, char **source, weir_error *err) {
+    const char *builtin = chat_builtin_template(given);
+    if (builtin) return copy_template(builtin, source, err);
+    if (strstr(given, "{{") || strstr(given, "{%") || strstr(given, "{#")) return copy_template(given, source, err);
+    if (access(given, R_OK) == 0) return read_template(given, source, err);
+    nearest near;
+    nearest_begin(&near, given, strlen(given));
+    for (size_t i = 0; chat_builtin_name(i); i++) nearest_try(&near, chat_builtin_name(i));
+    FAIL(err, WEIR_E_INVALID, "--chat-template",
+         "\"%.64s\" is no built-in template (weir models lists them), no file and no Jinja text%s%s%s", given,
+         near.best ? "; did you mean " : "", near.best ? near.best : "", near.best ? "?" : "");
+}
+
+static bool is_token(const weir_model *model, const char *text) {
+    int32_t ids[2];
+    return weir_tokenize(model, text, strlen(text), false, true, ids, 2) == 1;
+}
+
+const char *command_fallback_template(const weir_model *model) {
+    static const struct {
+        const char *marker, *name;
+    } rows[] = {
+        {"<|im_start|>", "chatml"},
+        {"<start_of_turn>", "gemma"},
+        {"<|start_header_id|>", "llama3"},
+        {"<|header_start|>", "llama4"},
+        {"<|start_of_role|>", "granite"},
+        {"<|START_OF_TURN_TOKEN|>", "command-r"},
+        {"[SYSTEM_PROMPT]", "mistral-v7-tekken"},
+        {"[INST]", "mistral-v3"},
+        {"<|channel|>", "gpt-oss"},
+        {"<｜User｜>", "deepseek3"},
+        {"<|end|>", "phi3"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (is_token(model, rows[i].marker)) return rows[i].name;
+    return "chatml";
+}
+
+int command_chat_template(const settings *s, const weir_model *model, char **source, weir_error *err) {
+    *source = NULL;
+    if (s->chat_template_file) return read_template(s->chat_template_file, source, err);
+    if (s->chat_template) return given_template(s->chat_template, source, err);
+    const char *own = weir_model_get_info(model)->chat_template;
+    if (own) return copy_template(own, source, err);
+    const char *name = command_fallback_template(model);
+    log_write(LOG_WARN,
+              "the model has no chat template: conversations are written in the built-in format '%s'; --chat-template "
+              "gives another",
+              name);
+    return copy_template(chat_builtin_template(name), source, err);
 }
 
 /* ---- files ------------------------------------------------------------------------------------------------------------ */

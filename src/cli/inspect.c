@@ -114,6 +114,8 @@ static void put_json_string(buf *out, gguf_string s) {
     buf_putc(out, '"');
 }
 
+void inspect_put_json(buf *out, const char *text) { put_json_string(out, (gguf_string){text, strlen(text)}); }
+
 /* The printable form as a JSON string: tells apart any two names. */
 static void put_json_name(buf *out, gguf_string name) {
     buf text = BUF_INIT;

@@ -35,5 +35,7 @@ typedef struct inspect_options {
  * do not fit in 63 bits are strings ("nan", "inf", "-inf", "18446744073709551615"). Shapes have the row length first. Errors:
  * WEIR_E_NOMEM. */
 int inspect_render(const gguf *g, const inspect_options *options, buf *out, weir_error *err);
+/* Appends a JSON string; what is ill-formed in the text becomes U+FFFD. */
+void inspect_put_json(buf *out, const char *text);
 
 #endif

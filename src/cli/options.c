@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
+
 enum { MAX_ROWS = 128, MAX_WORD = 64, HELP_COLUMN = 36, HELP_WIDTH = 110 };
 
 static const option *row_at(const command *c, size_t index) {
@@ -23,38 +25,11 @@ void options_variable(const option *o, char out[64]) {
     for (size_t i = 0; i < n && i < 63; i++) out[i] = out[i] == '-' ? '_' : (char)toupper((unsigned char)out[i]);
 }
 
-/* ---- nearest name ----------------------------------------------------------------------------------------------------- */
-
-/* Levenshtein distance, by rows. */
-static size_t distance(const char *a, const char *b) {
-    size_t row[MAX_WORD + 1], n = strlen(b);
-    if (n > MAX_WORD || strlen(a) > MAX_WORD) return MAX_WORD;
-    for (size_t j = 0; j <= n; j++) row[j] = j;
-    for (size_t i = 1; a[i - 1]; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            size_t replace = diagonal + (a[i - 1] != b[j - 1]);
-            size_t other = 1 + (row[j] < row[j - 1] ? row[j] : row[j - 1]);
-            diagonal = row[j];
-            row[j] = replace < other ? replace : other;
-        }
-    }
-    return row[n];
-}
-
 const char *options_nearest(const char *word, const char *const *names, size_t n) {
-    const char *best = NULL;
-    size_t least = strlen(word) / 3 + 1; /* about one letter in three may be wrong */
-    for (size_t i = 0; i < n; i++) {
-        size_t d = distance(word, names[i]);
-        if (d <= least && d < strlen(names[i])) {
-            if (d == least && best) continue;
-            best = names[i];
-            least = d;
-        }
-    }
-    return best;
+    nearest near;
+    nearest_begin(&near, word, strlen(word));
+    for (size_t i = 0; i < n; i++) nearest_try(&near, names[i]);
+    return near.best;
 }
 
 static int unknown_option(const command *c, const char *argument, weir_error *err) {
@@ -68,8 +43,8 @@ static int unknown_option(const command *c, const char *argument, weir_error *er
     char word[MAX_WORD + 1];
     snprintf(word, sizeof word, "%.*s", (int)strcspn(argument, "="), argument);
     const char *bare = word + strspn(word, "-");
-    const char *nearest = options_nearest(bare, names, n);
-    if (nearest) FAIL(err, WEIR_E_INVALID, "", "unknown option %s; did you mean --%s?", word, nearest);
+    const char *near = options_nearest(bare, names, n);
+    if (near) FAIL(err, WEIR_E_INVALID, "", "unknown option %s; did you mean --%s?", word, near);
     FAIL(err, WEIR_E_INVALID, "", "unknown option %s; --help lists the options", word);
 }
 

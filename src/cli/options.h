@@ -40,7 +40,7 @@ typedef struct settings {
     const char *prompt, *file, *system;
     bool raw;
     /* inspect, tokenize, detokenize */
-    bool json, tensors, full, ids, no_bos, no_parse_special, special;
+    bool json, tensors, full, check, ids, no_bos, no_parse_special, special;
     /* bench */
     const char *bench_prompt, *bench_generate, *bench_depth, *bench_threads, *bench_batch, *output;
     const char *batched_prompt, *batched_generate, *batched_parallel;

@@ -66,8 +66,9 @@ static const option sampling_rows[] = {
 static const option_group sampling_group = GROUP("Sampling", sampling_rows);
 
 static const option chat_rows[] = {
-    {"chat-template", NULL, NULL, OPTION_TEXT, MEMBER(chat_template), "JINJA", NULL, "chat template instead of the model's"},
-    {"chat-template-file", NULL, NULL, OPTION_TEXT, MEMBER(chat_template_file), "FILE", NULL, "the same, from a file"},
+    {"chat-template", NULL, NULL, OPTION_TEXT, MEMBER(chat_template), "NAME|FILE|JINJA", NULL,
+     "chat template instead of the model's: a built-in name (weir models lists them), a file or Jinja text"},
+    {"chat-template-file", NULL, NULL, OPTION_TEXT, MEMBER(chat_template_file), "FILE", NULL, "the same, always a file"},
 };
 static const option_group chat_group = GROUP("Chat", chat_rows);
 
@@ -101,6 +102,11 @@ static const option inspect_rows[] = {
     {"json", NULL, NULL, OPTION_SWITCH, MEMBER(json), NULL, NULL, "one JSON object instead of text"},
     {"tensors", NULL, NULL, OPTION_SWITCH, MEMBER(tensors), NULL, NULL, "list every tensor"},
     {"full", NULL, NULL, OPTION_SWITCH, MEMBER(full), NULL, NULL, "arrays and strings in full length"},
+    {"check", NULL, NULL, OPTION_SWITCH, MEMBER(check), NULL, NULL,
+     "verify the file instead: values and scales, vocabulary, chat template; exit code 1 when something is wrong"},
+    {"threads", NULL, "t", OPTION_INTEGER, MEMBER(threads), "N", "0",
+     "threads of --check; 0 = as many as the cgroup quota and the affinity mask allow", 0, 1024},
+    {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress"},
 };
 static const option_group inspect_group = GROUP("Options", inspect_rows);
 
@@ -238,6 +244,12 @@ const command tables_commands[] = {
      command_run},
     {"inspect", "Shows what is in a GGUF file or a Hugging Face folder.", "FILE", NULL, {&inspect_group}, command_inspect},
     {"convert", "Makes a GGUF file of a Hugging Face folder.", "FOLDER FILE", NULL, {&convert_group}, command_convert},
+    {"models",
+     "Lists what can be run: architectures, block formats and their kernels, tokenisers, chat templates.",
+     NULL,
+     "The output is docs/models.md.",
+     {0},
+     command_models},
     {"tokenize", "Shows the tokens of a text.", "[TEXT...]", NULL, {&tokenize_group}, command_tokenize},
     {"detokenize",
      "Shows the text of tokens.",

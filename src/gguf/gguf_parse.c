@@ -335,6 +335,14 @@ static int parse_tensor_shape(parser *p, gguf_tensor *t) {
     return 0;
 }
 
+static const quant_format *last_format(void) {
+    size_t n_rows;
+    const quant_format *table = quant_format_table(&n_rows), *last = table;
+    for (size_t i = 0; i < n_rows; i++)
+        if (table[i].type > last->type) last = &table[i];
+    return last;
+}
+
 /* Name, shape, type, and the offset from the start of the data, left in t->file_offset. */
 static int parse_tensor(parser *p, gguf_tensor *t) {
     cursor *in = &p->in;
@@ -344,7 +352,8 @@ static int parse_tensor(parser *p, gguf_tensor *t) {
     uint32_t type = take_u32(in);
     TRY(check_read(p, "the tensor type"));
     t->format = quant_format_of(type);
-    if (t->format == NULL) return fail_at(p, WEIR_E_UNSUPPORTED, at, "tensor type %u is not known", type);
+    if (t->format == NULL) return fail_at(p, WEIR_E_UNSUPPORTED, at, "tensor type %u is not known; the known ones go up to %u (%s)", type,
+                                           (unsigned)last_format()->type, last_format()->name);
     uint64_t block_size = (uint64_t)t->format->block_size;
     if (t->dims[0] % block_size != 0) {
         return fail_at(p, WEIR_E_FORMAT, at, "rows of %llu values of type %s, which comes in blocks of %llu",

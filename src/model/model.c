@@ -4,7 +4,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/buf.h"
 #include "base/error.h"
+#include "base/nearest.h"
 #include "hf/hf.h"
 #include "model/sidecar.h"
 #include "model/vocab.h"
@@ -64,18 +66,20 @@ static int find_arch(weir_model *m, weir_error *err) {
     FAIL_IF(!found, err, WEIR_E_FORMAT, "general.architecture", "the key is missing: this is no model file");
     m->arch = model_arch_named(name.text, name.n_bytes);
     if (m->arch) return 0;
-    size_t n_rows, n = 0;
-    char known[256] = "";
+    size_t n_rows;
+    nearest near;
+    buf known = {.limit = 400};
     const model_arch *table = model_arch_table(&n_rows);
-    for (size_t i = 0; i < n_rows && n + 32 < sizeof known; i++) {
-        memcpy(known + n, i ? ", " : "", i ? 2 : 0);
-        n += i ? 2 : 0;
-        size_t length = strlen(table[i].name);
-        memcpy(known + n, table[i].name, length + 1);
-        n += length;
+    nearest_begin(&near, name.text, name.n_bytes);
+    for (size_t i = 0; i < n_rows; i++) {
+        nearest_try(&near, table[i].name);
+        buf_printf(&known, "%s%s", i ? ", " : "", table[i].name);
     }
-    FAIL(err, WEIR_E_UNSUPPORTED, "general.architecture", "architecture '%.*s' is not supported; supported: %s",
-         (int)(name.n_bytes < 64 ? name.n_bytes : 64), name.text, known);
+    error_set(err, WEIR_E_UNSUPPORTED, "general.architecture", "architecture '%.*s' is not supported%s%s; supported: %s",
+              (int)(name.n_bytes < 64 ? name.n_bytes : 64), name.text, near.best ? "; the nearest name is " : "",
+              near.best ? near.best : "", known.data ? known.data : "");
+    buf_free(&known);
+    return WEIR_E_UNSUPPORTED;
 }
 
 int model_memory_needed(gguf *g, model_memory *out, weir_error *err) {

@@ -33,7 +33,8 @@ int loader_find(loader *l, const char *name, int64_t n_rows, int64_t n_cols, boo
     const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
     *out = t;
     if (t == NULL) {
-        FAIL_IF(required, l->err, WEIR_E_FORMAT, name, "the tensor is missing (architecture %s needs it)", l->m->arch->name);
+        FAIL_IF(required, l->err, WEIR_E_FORMAT, name, "the tensor is missing (architecture %s needs it, %lld x %lld)",
+                l->m->arch->name, (long long)n_cols, (long long)(n_rows ? n_rows : 1));
         return 0;
     }
     uint64_t rows = n_rows ? (uint64_t)n_rows : 1;
@@ -42,7 +43,9 @@ int loader_find(loader *l, const char *name, int64_t n_rows, int64_t n_cols, boo
     loader_format_shape(shape, t->dims, t->n_dims);
     FAIL_IF(!fits, l->err, WEIR_E_FORMAT, name, "the shape is %s; the metadata ask for %lld x %llu", shape, (long long)n_cols,
             (unsigned long long)rows);
-    FAIL_IF(t->format->dequantise == NULL, l->err, WEIR_E_UNSUPPORTED, name, "tensor type %s cannot be computed with", t->format->name);
+    FAIL_IF(t->format->dequantise == NULL, l->err, WEIR_E_UNSUPPORTED, name,
+            "tensor type %s cannot be computed with; weights are floats or one of the quantised types (weir models lists them)",
+            t->format->name);
     return 1;
 }
 

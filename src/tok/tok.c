@@ -150,6 +150,8 @@ static int open_vocab(tok *t, const tok_vocab *vocab, size_t model, weir_error *
     return 0;
 }
 
+const char *tok_model_name(size_t index) { return index < sizeof models / sizeof models[0] ? models[index].model : NULL; }
+
 int tok_open(tok **out, const tok_vocab *vocab, weir_error *err) {
     *out = NULL;
     size_t model = 0;

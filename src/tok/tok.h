@@ -62,6 +62,10 @@ typedef struct tok tok;
 int tok_open(tok **out, const tok_vocab *vocab, weir_error *err);
 void tok_close(tok **t);
 
+/* The names that tokenizer.ggml.pre and tokenizer.ggml.model may have, by index; NULL after the last. */
+const char *tok_pre_name(size_t index);
+const char *tok_model_name(size_t index);
+
 int32_t tok_n_vocab(const tok *t);
 int32_t tok_bos(const tok *t); /* -1 = none; likewise the next two */
 int32_t tok_eos(const tok *t);

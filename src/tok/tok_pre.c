@@ -13,6 +13,7 @@
 #include <utf8proc.h>
 
 #include "base/error.h"
+#include "base/nearest.h"
 #include "base/utf8.h"
 #include "tok/tok_internal.h"
 
@@ -438,13 +439,28 @@ static const scheme *find_scheme(tok_string name) {
     return NULL;
 }
 
-static int unknown_name(tok_string name, weir_error *err) {
-    buf known = {.limit = 360};
+/* Schemes with a blank or a plus in their name are reached by aliases only. */
+static bool is_public(const scheme *s) { return strpbrk(s->name, "+ ") == NULL; }
+
+const char *tok_pre_name(size_t index) {
     for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++)
-        if (strpbrk(schemes[i].name, "+ ") == NULL) buf_printf(&known, "%s%s", known.n_bytes ? ", " : "", schemes[i].name);
+        if (is_public(&schemes[i]) && index-- == 0) return schemes[i].name;
+    for (size_t i = 0; i < sizeof aliases / sizeof aliases[0]; i++)
+        if (aliases[i].name[0] && index-- == 0) return aliases[i].name;
+    return NULL;
+}
+
+static int unknown_name(tok_string name, weir_error *err) {
+    nearest near;
+    buf known = {.limit = 320};
+    nearest_begin(&near, name.text, name.n_bytes);
+    for (size_t i = 0; tok_pre_name(i); i++) nearest_try(&near, tok_pre_name(i));
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++)
+        if (is_public(&schemes[i])) buf_printf(&known, "%s%s", known.n_bytes ? ", " : "", schemes[i].name);
     error_set(err, WEIR_E_UNSUPPORTED, "tokenizer.ggml.pre",
-              "pre-tokeniser '%.*s' is not known; supported are %s and the names that mean the same as one of them",
-              (int)(name.n_bytes < 40 ? name.n_bytes : 40), name.text, known.data ? known.data : "");
+              "pre-tokeniser '%.*s' is not known%s%s; supported are %s and the names that mean the same as one of them",
+              (int)(name.n_bytes < 40 ? name.n_bytes : 40), name.text, near.best ? "; the nearest name is " : "",
+              near.best ? near.best : "", known.data ? known.data : "");
     buf_free(&known);
     return WEIR_E_UNSUPPORTED;
 }

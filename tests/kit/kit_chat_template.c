@@ -45,6 +45,7 @@ void kit_run_chat_template(kit_report *r, const char *dir) {
         free(data);
         free(entries[i]);
     }
+    kit_jinja_times(r);
     if (count >= 0)
         free(entries);
     else

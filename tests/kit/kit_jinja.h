@@ -10,4 +10,8 @@
  * `lenient_rendered`. `name` is for the report. */
 void kit_jinja_case(kit_report *r, const char *name, const char *source, size_t n_bytes, const json_t *item);
 
+/* The time that renderings took since the last call, each the best of three: prints the median, the 99th percentile and the
+ * slowest. Fails if the 99th percentile is not under a millisecond. */
+void kit_jinja_times(kit_report *r);
+
 #endif

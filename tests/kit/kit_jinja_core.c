@@ -1,7 +1,9 @@
 /* The language itself: kit/jinja_core, one case a line. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "chat/jinja.h"
 #include "kit_jinja.h"
 
@@ -50,6 +52,48 @@ static void compare_error(kit_report *r, const char *name, const json_t *item, i
         kit_pass(r);
 }
 
+/* ---- time --------------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_TIMES = 8192 };
+
+static struct render_time {
+    int64_t us;
+    char name[128];
+} times[MAX_TIMES];
+static size_t n_times;
+
+static int by_time(const void *a, const void *b) {
+    const struct render_time *x = a, *y = b;
+    return (x->us > y->us) - (x->us < y->us);
+}
+
+static void take_time(const char *name, const jinja_template *t, const char *vars) {
+    const jinja_options options = {.now = &kit_time};
+    int64_t best = INT64_MAX;
+    for (int i = 0; i < 3; i++) {
+        char *text = NULL;
+        const int64_t begin = clock_now_us();
+        (void)jinja_render(t, vars, strlen(vars), NULL, 0, &options, &text, NULL, NULL);
+        const int64_t taken = clock_now_us() - begin;
+        free(text);
+        if (taken < best) best = taken;
+    }
+    if (n_times == MAX_TIMES) return;
+    times[n_times].us = best;
+    snprintf(times[n_times++].name, sizeof times[0].name, "%s", name);
+}
+
+void kit_jinja_times(kit_report *r) {
+    if (n_times == 0) return;
+    qsort(times, n_times, sizeof times[0], by_time);
+    const struct render_time *p99 = &times[n_times * 99 / 100], *slowest = &times[n_times - 1];
+    printf("%s: %zu renderings, median %lld us, 99%% under %lld us, slowest %lld us (%s)\n", r->folder, n_times,
+           (long long)times[n_times / 2].us, (long long)p99->us, (long long)slowest->us, slowest->name);
+    if (p99->us < 1000) kit_pass(r);
+    else kit_fail(r, "%s takes %lld us", p99->name, (long long)p99->us);
+    n_times = 0;
+}
+
 void kit_jinja_case(kit_report *r, const char *name, const char *source, size_t n_bytes, const json_t *item) {
     jinja_template *t = NULL;
     weir_error e = {0};
@@ -62,6 +106,7 @@ void kit_jinja_case(kit_report *r, const char *name, const char *source, size_t 
         compare_text(r, name, item, text, n_text);
     else
         compare_error(r, name, item, compiled == 0, &e);
+    if (result == 0) take_time(name, t, vars);
     jinja_template_close(&t);
     free(text);
     free(vars);
@@ -86,4 +131,5 @@ void kit_run_jinja_core(kit_report *r, const char *dir) {
         json_decref(item);
     }
     free(data);
+    n_times = 0; /* these are no conversations */
 }

@@ -74,6 +74,13 @@ static void test_builtin_formats(void **state) {
          "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi"
          "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>user<|end_header_id|>"
          "\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
+        {"llama2-sys-bos", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]Hello</s><s>[INST] Bye [/INST]"},
+        {"mistral-v1", " [INST] Be brief.\n\nHi [/INST] Hello</s> [INST] Bye [/INST]"},
+        {"mistral-v3", "[INST] Be brief.\n\nHi[/INST] Hello</s>[INST] Bye[/INST]"},
+        {"mistral-v7", "[SYSTEM_PROMPT] Be brief.[/SYSTEM_PROMPT][INST] Hi[/INST] Hello</s>[INST] Bye[/INST]"},
+        {"orion", "Human: Be brief.\n\nHi\n\nAssistant: </s>Hello</s>Human: Bye\n\nAssistant: </s>"},
+        {"gpt-oss", "<|start|>system<|message|>Be brief.<|end|><|start|>user<|message|>Hi<|end|><|start|>assistant<|message|>Hello"
+                    "<|return|><|start|>user<|message|>Bye<|end|><|start|>assistant"},
         {"mistral", "<s>[INST] Hi [/INST] Hello</s>[INST] Be brief.\n\nBye [/INST]"},
         {"phi3", "<|system|>\nBe "
                  "brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHello<|end|>\n<|user|>\nBye<|end|>\n<|assistant|>\n"},
@@ -89,11 +96,9 @@ static void test_builtin_formats(void **state) {
 /* Every listed name has a template that shows every message; names are in order and there is nothing else. */
 static void test_builtin_names(void **state) {
     (void)state;
-    const char *const *names = chat_builtin_names();
-    for (size_t i = 0; names[i]; i++) {
-        if (i) assert_true(strcmp(names[i - 1], names[i]) < 0);
-        assert_non_null(chat_builtin_template(names[i]));
-        char *text = render(chat_builtin_template(names[i]), CONVERSATION);
+    for (size_t i = 0; chat_builtin_name(i); i++) {
+        if (i) assert_true(strcmp(chat_builtin_name(i - 1), chat_builtin_name(i)) < 0);
+        char *text = render(chat_builtin_template(chat_builtin_name(i)), CONVERSATION);
         assert_non_null(strstr(text, "Be brief."));
         assert_non_null(strstr(text, "Hello"));
         assert_non_null(strstr(text, "Bye"));

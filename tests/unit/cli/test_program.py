@@ -37,6 +37,8 @@ def cases(folder, busy_port):
         yield case([command, "--help"], 0, out=f"Usage: weir {command}")
         yield case([command], 2, err="needs --model FILE", stdin="")
         yield case([command, "--modle", "x"], 2, err="did you mean --model?")
+    yield case(["models", "x"], 2, err="unexpected argument")
+    yield case(["inspect", "--check", "/nonexistent.gguf"], 1, err="Error: /nonexistent.gguf")
     yield case(["inspect"], 2, err="needs one FILE")
     yield case(["inspect", "/nonexistent.gguf"], 1, err="Error: /nonexistent.gguf")
     yield case(["inspect", any_file], 1, err="Error: ")
@@ -121,8 +123,17 @@ def check(c, folder):
     return not problems
 
 
+def page_is_current():
+    page = Path(__file__).parents[3] / "docs" / "models.md"
+    done = subprocess.run([WEIR, "models"], text=True, capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
+    if done.returncode == 0 and done.stdout == page.read_text():
+        return True
+    print("FAILED docs/models.md is not what the program prints: weir models > docs/models.md")
+    return False
+
+
 def main():
-    passed = failed = 0
+    passed, failed = (1, 0) if page_is_current() else (0, 1)
     with tempfile.TemporaryDirectory() as name, socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()

@@ -203,7 +203,7 @@ static void test_refused(void **state) {
     small_vocab_init(&v, "", "");
     check_refused(WEIR_E_UNSUPPORTED, "tokenizer.ggml.model");
     small_vocab_gpt2(&v, "gpt-2 ");
-    check_refused(WEIR_E_UNSUPPORTED, "'gpt-2 ' is not known; supported are default, gpt-2");
+    check_refused(WEIR_E_UNSUPPORTED, "'gpt-2 ' is not known; the nearest name is gpt-2; supported are default, gpt-2");
     small_vocab_init(&v, "llama", "");
     check_refused(WEIR_E_FORMAT, "no tokens");
     small_vocab_llama(&v);
