@@ -30,9 +30,10 @@ enum {
     KERN_BLOCK = 32,       /* values that share an activation scale */
     KERN_PAGE = 32,        /* tokens in a KV page */
     KERN_SEGMENT = 512,    /* keys reduced before a merge: attention's fixed chunk */
-    KERN_ATTENTION_ROWS = 8, /* most query rows in one attention call */
+    KERN_ATTENTION_ROWS = 24, /* most query rows in one attention call */
     KERN_ALIGN = 64,
     KERN_LAYOUT_VERSION = 1, /* of the bytes that kern_pack writes; a change of any layout raises it: packed weights are kept in files */
+    KERN_SCRATCH_BYTES = 1 << 16, /* what one matmul call needs */
 };
 
 /* ---- packed weights --------------------------------------------------------------------------------------------------- */
@@ -123,6 +124,7 @@ typedef struct kern_attention {
     float softcap;               /* 0 = none: s = softcap * tanh(s / softcap) */
     const float *alibi_slope;    /* [n_rows] or NULL: s -= slope * |position - key| (Press et al. 2022) */
     const int32_t *position;     /* [n_rows] of the query; only read with alibi_slope */
+    float *widened;              /* [KERN_PAGE][d_head + d_value_pad] room for a page as F32, aligned to KERN_ALIGN; NULL = none */
 } kern_attention;
 
 /* Running softmax state of n_rows rows: maximum, sum of exponentials, weighted values [d_value_pad]. */
@@ -166,7 +168,7 @@ typedef struct kern_scan {
 typedef struct kern_ops {
     const char *name; /* "reference", "avx2", "avx512" */
     /* out[tok][16 p .. 16 p + 16) for panels p of [panel_begin, panel_end) and rows [0, n_rows) of x, += when `add`.
-     * out has room for whole panels: stride >= 16 n_panels. `scratch`: kern_scratch_bytes(n_cols), aligned. */
+     * out has room for whole panels: stride >= 16 n_panels. `scratch`: KERN_SCRATCH_BYTES, aligned to KERN_ALIGN. */
     void (*matmul)(const kern_matrix *w, int panel_begin, int panel_end, const kern_rows *x, int n_rows, float *out, size_t stride,
                    bool add, void *scratch);
     /* Fills row `row` of x's quantised arrays from values[n] (n <= x->n_cols; the rest is zero). */
@@ -205,7 +207,6 @@ typedef struct kern_ops {
     void (*scan)(const kern_scan *s);
 } kern_ops;
 
-size_t kern_scratch_bytes(int64_t n_cols);
 /* d rounded up to whole vectors of 16. */
 static inline int32_t kern_pad16(int32_t d) { return (d + 15) & ~15; }
 

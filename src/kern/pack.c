@@ -256,8 +256,3 @@ void kern_rows_bind(kern_rows *x, void *memory, int64_t n_rows, int64_t n_cols) 
     p += round64(n * (k / 32) * sizeof(float));
     x->neg_sum = (int32_t *)p;
 }
-
-size_t kern_scratch_bytes(int64_t n_cols) {
-    size_t n_blocks = (size_t)((n_cols + 31) / 32);
-    return round64(2 * n_blocks * (512 + 128 + 64)) + 64;
-}

@@ -18,7 +18,9 @@
 #endif
 
 #if defined(KERN_AVX512)
+#ifndef KERN_EMULATED
 #include <immintrin.h>
+#endif
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -109,23 +111,43 @@ VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
         }
     }
 }
-/* init + sum over n groups of 4 values: weights (unsigned bytes) times activations a[4 n]. `init` makes up for the offset. */
-VEC_INLINE vi vb_dot(const vb *w, const int8_t *a, int n, int bits, vi init) {
-    (void)bits;
-    vi acc = init;
-    for (int g = 0; g < n; g++) {
-        int32_t four;
-        memcpy(&four, a + 4 * g, 4);
-        acc = _mm512_dpbusd_epi32(acc, w[g], _mm512_set1_epi32(four));
+VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+}
+
+enum {
+    VEC_TILE_ROWS = 6, VEC_TILE_PANELS = 2, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 1,
+    VEC_FLOAT_ROWS = 6, VEC_FLOAT_PANELS = 4, VEC_FLOAT_TILE = 4,
+    VEC_SCORE_ROWS = 8, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 4,
+};
+#define VEC_UNPACKED_BYTES(bits) ((size_t)512)
+
+/* A packed block as the bytes that vb_dots takes when it is not packed. */
+VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, uint8_t *to) {
+    vb w[8];
+    vb_unpack(p, bits, w);
+    for (int g = 0; g < 8; g++) vb_store(to + 64 * g, w[g]);
+}
+
+/* dot[i][j] = sum over groups [g0, g0 + n) of 4 values: block j's weights (unsigned) times activation row i. A block is packed as
+ * pack.c says, or what vb_unpack_store made of it. n_panels <= VEC_TILE_PANELS, m <= VEC_TILE_ROWS. */
+VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, bool packed, const int8_t *a, size_t a_stride,
+                        int g0, int n, vi dot[][VEC_TILE_PANELS]) {
+    vb w[VEC_TILE_PANELS][8];
+    for (int j = 0; packed && j < n_panels; j++) vb_unpack(blocks[j], bits, w[j]);
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n_panels; j++) dot[i][j] = vi_set1(0);
+    for (int g = g0; g < g0 + n; g++) {
+        vb values[VEC_TILE_PANELS];
+        for (int j = 0; j < n_panels; j++) values[j] = packed ? w[j][g] : vb_load(blocks[j] + 64 * g);
+        for (int i = 0; i < m; i++) {
+            int32_t four;
+            memcpy(&four, a + (size_t)i * a_stride + 4 * g, 4);
+            const __m512i all = _mm512_set1_epi32(four);
+            for (int j = 0; j < n_panels; j++) dot[i][j] = _mm512_dpbusd_epi32(dot[i][j], values[j], all);
+        }
     }
-    return acc;
 }
-/* Whether vb_dot needs -offset * sum(a) as init; not where the offset is taken off the weights themselves. */
-VEC_INLINE bool vb_dot_wants_init(int bits, int offset) {
-    (void)bits;
-    return offset != 0;
-}
-enum { VEC_TILE_ROWS = 6, VEC_TILE_PANELS = 2, VEC_SCORE_ROWS = 8, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 4 };
 
 #elif defined(KERN_AVX2)
 #include <immintrin.h>
@@ -228,72 +250,94 @@ VEC_INLINE __m256i spread_bits16(uint32_t bits) {
     __m256i x = _mm256_shuffle_epi8(_mm256_set1_epi32((int32_t)bits), byte_of);
     return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(x, bit_of), bit_of), _mm256_set1_epi8(16));
 }
-VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
-    const __m256i nibble = _mm256_set1_epi8(15), mask = _mm256_set1_epi8(0x30);
+VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
+    (void)p;
+    (void)n_bytes;
+}
+
+enum {
+    VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 0,
+    VEC_FLOAT_ROWS = 6, VEC_FLOAT_PANELS = 4, VEC_FLOAT_TILE = 1,
+    VEC_SCORE_ROWS = 6, VEC_SCORE_VECTORS = 1, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 1,
+};
+/* vpmaddubsw adds pairs of products of unsigned weights and signed activations in 16 bits. |activation| <= 127, so of a weight of b
+ * bits (2^b - 1) * 127 * 2 is the most it gives, and so many results can be added before they must be widened to 32 bits. 8-bit
+ * weights go as two planes of 4 bits, the high nibbles (which count 16 times) before the low ones. */
+#define VEC_UNPACKED_BYTES(bits) ((size_t)((bits) == 8 ? 1024 : 512))
+typedef enum vb_form { VB_BYTES, VB_PACKED, VB_HIGH_NIBBLES, VB_LOW_NIBBLES } vb_form;
+
+/* Group g of a block: 16 rows x 4 values as unsigned bytes. */
+VEC_INLINE vb vb_group(const uint8_t *p, int bits, vb_form form, int g) {
+    const __m256i nibble = _mm256_set1_epi8(15), pair = _mm256_set1_epi8(0x30);
+    if (form == VB_BYTES) return vb_load(p + 64 * g);
+    const bool whole = form != VB_PACKED;
+    vb v = vb_load(p + 64 * (whole ? g : g % 4));
+    if (whole ? form == VB_HIGH_NIBBLES : g >= 4) v = (vb){_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)};
+    v = (vb){_mm256_and_si256(v.a, nibble), _mm256_and_si256(v.b, nibble)};
+    if (bits == 5 && !whole) {
+        uint32_t high[2];
+        memcpy(high, p + 256 + 8 * g, sizeof high);
+        v = (vb){_mm256_or_si256(v.a, spread_bits16(high[0])), _mm256_or_si256(v.b, spread_bits16(high[1]))};
+    }
+    if (bits == 6 && !whole) {
+        const vb h = vb_load(p + 256 + 64 * (g / 4));
+        const int shift = 2 * (g % 4);
+        const __m256i a = shift <= 4 ? _mm256_slli_epi16(h.a, 4 - shift) : _mm256_srli_epi16(h.a, 2);
+        const __m256i b = shift <= 4 ? _mm256_slli_epi16(h.b, 4 - shift) : _mm256_srli_epi16(h.b, 2);
+        v = (vb){_mm256_or_si256(v.a, _mm256_and_si256(a, pair)), _mm256_or_si256(v.b, _mm256_and_si256(b, pair))};
+    }
+    return v;
+}
+
+VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, uint8_t *to) {
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; g++) {
+        vb_store(to + 64 * g, vb_group(p, bits, bits == 8 ? VB_HIGH_NIBBLES : VB_PACKED, g));
+        if (bits == 8) vb_store(to + 512 + 64 * g, vb_group(p, bits, VB_LOW_NIBBLES, g));
+    }
+}
+
+/* sum[i] += the products of group g, in 16 bits. */
+VEC_INLINE void vb_add_products(int m, vb w, const int8_t *a, size_t a_stride, __m256i sum[][2]) {
+    for (int i = 0; i < m; i++) {
+        int32_t four;
+        memcpy(&four, a + (size_t)i * a_stride, 4);
+        const __m256i x = _mm256_set1_epi32(four);
+        sum[i][0] = _mm256_add_epi16(sum[i][0], _mm256_maddubs_epi16(w.a, x));
+        sum[i][1] = _mm256_add_epi16(sum[i][1], _mm256_maddubs_epi16(w.b, x));
+    }
+}
+
+/* dot[i] += factor * the products of groups [g0, g0 + n), of which `run` fit into 16 bits. */
+VEC_INLINE void vb_dots_of(int m, const uint8_t *p, int bits, vb_form form, int run, int16_t factor, const int8_t *a, size_t a_stride, int g0,
+                           int n, vi dot[][VEC_TILE_PANELS]) {
+    const __m256i factors = _mm256_set1_epi16(factor);
+#pragma GCC unroll 8
+    for (int r = g0; r < g0 + n; r += run) {
+        __m256i sum[VEC_TILE_ROWS][2];
+        for (int i = 0; i < m; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+        for (int g = r; g < r + run; g++) vb_add_products(m, vb_group(p, bits, form, g), a + 4 * g, a_stride, sum);
+        for (int i = 0; i < m; i++) {
+            dot[i][0].a = _mm256_add_epi32(dot[i][0].a, _mm256_madd_epi16(sum[i][0], factors));
+            dot[i][0].b = _mm256_add_epi32(dot[i][0].b, _mm256_madd_epi16(sum[i][1], factors));
+        }
+    }
+}
+
+VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, bool packed, const int8_t *a, size_t a_stride,
+                        int g0, int n, vi dot[][VEC_TILE_PANELS]) {
+    const uint8_t *p = blocks[0];
+    (void)n_panels;
+    for (int i = 0; i < m; i++) dot[i][0] = vi_set1(0);
     if (bits == 8) {
-        for (int g = 0; g < 8; g++) w[g] = vb_load(p + 64 * g);
-        return;
-    }
-    for (int z = 0; z < 4; z++) {
-        vb v = vb_load(p + 64 * z);
-        w[z] = (vb){_mm256_and_si256(v.a, nibble), _mm256_and_si256(v.b, nibble)};
-        w[z + 4] = (vb){_mm256_and_si256(_mm256_srli_epi16(v.a, 4), nibble), _mm256_and_si256(_mm256_srli_epi16(v.b, 4), nibble)};
-    }
-    if (bits == 5) {
-        uint32_t high[16];
-        memcpy(high, p + 256, sizeof high);
-        for (int g = 0; g < 8; g++) {
-            w[g].a = _mm256_or_si256(w[g].a, spread_bits16(high[2 * g]));
-            w[g].b = _mm256_or_si256(w[g].b, spread_bits16(high[2 * g + 1]));
-        }
-    }
-    if (bits == 6) {
-        for (int h = 0; h < 2; h++) {
-            vb v = vb_load(p + 256 + 64 * h);
-            vb *o = w + 4 * h;
-            o[0].a = _mm256_or_si256(o[0].a, _mm256_and_si256(_mm256_slli_epi16(v.a, 4), mask));
-            o[0].b = _mm256_or_si256(o[0].b, _mm256_and_si256(_mm256_slli_epi16(v.b, 4), mask));
-            o[1].a = _mm256_or_si256(o[1].a, _mm256_and_si256(_mm256_slli_epi16(v.a, 2), mask));
-            o[1].b = _mm256_or_si256(o[1].b, _mm256_and_si256(_mm256_slli_epi16(v.b, 2), mask));
-            o[2].a = _mm256_or_si256(o[2].a, _mm256_and_si256(v.a, mask));
-            o[2].b = _mm256_or_si256(o[2].b, _mm256_and_si256(v.b, mask));
-            o[3].a = _mm256_or_si256(o[3].a, _mm256_and_si256(_mm256_srli_epi16(v.a, 2), mask));
-            o[3].b = _mm256_or_si256(o[3].b, _mm256_and_si256(_mm256_srli_epi16(v.b, 2), mask));
-        }
+        vb_dots_of(m, p, bits, packed ? VB_HIGH_NIBBLES : VB_BYTES, n, 16, a, a_stride, g0, n, dot);
+        vb_dots_of(m, packed ? p : p + 512, bits, packed ? VB_LOW_NIBBLES : VB_BYTES, n, 1, a, a_stride, g0, n, dot);
+    } else {
+        const int most = bits == 4 ? 8 : bits == 5 ? 4 : 2;
+        vb_dots_of(m, p, bits, packed ? VB_PACKED : VB_BYTES, n < most ? n : most, 1, a, a_stride, g0, n, dot);
     }
 }
-/* vpmaddubsw adds two products in 16 bits with saturation. |a| <= 127, so up to 7 bits of weight cannot saturate one addition,
- * and as many results fit in 16 bits before widening as the table says; 8-bit weights are taken as signed bytes (the packed
- * value minus 128, whose magnitude goes to the unsigned operand and whose sign to the activation), which cannot saturate. */
-VEC_INLINE vi vb_dot(const vb *w, const int8_t *a, int n, int bits, vi init) {
-    const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8((char)0x80);
-    const int run = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
-    vi acc = init;
-    for (int g = 0; g < n; g += run) {
-        __m256i sum_a = _mm256_setzero_si256(), sum_b = sum_a;
-        for (int i = g; i < g + run && i < n; i++) {
-            int32_t four;
-            memcpy(&four, a + 4 * i, 4);
-            __m256i x = _mm256_set1_epi32(four);
-            __m256i product_a, product_b;
-            if (bits == 8) {
-                __m256i wa = _mm256_xor_si256(w[i].a, flip), wb = _mm256_xor_si256(w[i].b, flip);
-                product_a = _mm256_maddubs_epi16(_mm256_abs_epi8(wa), _mm256_sign_epi8(x, wa));
-                product_b = _mm256_maddubs_epi16(_mm256_abs_epi8(wb), _mm256_sign_epi8(x, wb));
-            } else {
-                product_a = _mm256_maddubs_epi16(w[i].a, x);
-                product_b = _mm256_maddubs_epi16(w[i].b, x);
-            }
-            sum_a = _mm256_add_epi16(sum_a, product_a);
-            sum_b = _mm256_add_epi16(sum_b, product_b);
-        }
-        acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(sum_a, ones));
-        acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(sum_b, ones));
-    }
-    return acc;
-}
-VEC_INLINE bool vb_dot_wants_init(int bits, int offset) { return offset != 0 && bits != 8; }
-enum { VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_SCORE_ROWS = 3, VEC_VALUE_ROWS = 3, VEC_VALUE_TILE = 2 };
 
 #else /* reference: plain C */
 
@@ -372,18 +416,34 @@ VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
         }
     }
 }
-VEC_INLINE vi vb_dot(const vb *w, const int8_t *a, int n, int bits, vi init) {
-    (void)bits;
-    vi acc = init;
-    for (int g = 0; g < n; g++)
-        for (int i = 0; i < 64; i++) acc.v[i / 4] += (int32_t)w[g].v[i] * a[4 * g + i % 4];
-    return acc;
+VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
+    (void)p;
+    (void)n_bytes;
 }
-VEC_INLINE bool vb_dot_wants_init(int bits, int offset) {
-    (void)bits;
-    return offset != 0;
+
+enum {
+    VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 2, VEC_HOLDS_SUMS = 1,
+    VEC_FLOAT_ROWS = 2, VEC_FLOAT_PANELS = 1, VEC_FLOAT_TILE = 1,
+    VEC_SCORE_ROWS = 2, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 2, VEC_VALUE_TILE = 1,
+};
+#define VEC_UNPACKED_BYTES(bits) ((size_t)512)
+VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, uint8_t *to) {
+    vb w[8];
+    vb_unpack(p, bits, w);
+    for (int g = 0; g < 8; g++) vb_store(to + 64 * g, w[g]);
 }
-enum { VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_SCORE_ROWS = 2, VEC_VALUE_ROWS = 2, VEC_VALUE_TILE = 1 };
+VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, bool packed, const int8_t *a, size_t a_stride,
+                        int g0, int n, vi dot[][VEC_TILE_PANELS]) {
+    (void)n_panels;
+    vb w[8];
+    vb_unpack(blocks[0], packed ? bits : 8, w);
+    for (int i = 0; i < m; i++) {
+        vi sum = vi_set1(0);
+        for (int g = g0; g < g0 + n; g++)
+            for (int k = 0; k < 64; k++) sum.v[k / 4] += (int32_t)w[g].v[k] * a[(size_t)i * a_stride + (size_t)(4 * g + k % 4)];
+        dot[i][0] = sum;
+    }
+}
 #endif
 
 /* exp(x) for any x: Cody-Waite reduction by ln 2 and a polynomial of degree 6 on [-ln2/2, ln2/2]; relative error below 2e-7.

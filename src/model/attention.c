@@ -111,7 +111,7 @@ static void tile_make(worker *w, const model_layer *layer, const forward_group *
     t->a = (kern_attention){.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = t->q, .key_begin = t->key_begin,
                             .key_end = t->key_end, .pages = g->pages, .k_offset = at, .v_offset = at + head_k_bytes(c), .f32 = c->kv_f32,
                             .softcap = c->attention_softcap, .alibi_slope = f->m->alibi ? t->slope : NULL,
-                            .position = t->position};
+                            .position = t->position, .widened = w->scratch->page};
     t->sinks = layer->sinks;
 }
 

@@ -110,11 +110,6 @@ static void take_recurrent(layout_cursor *c, forward *f) {
 static void lay_out(forward *f, layout_cursor *c) {
     const model_config *config = &f->m->config;
     const size_t n = (size_t)f->n_rows_max;
-    int32_t widest = f->d_ff_pad > f->d_model_pad ? f->d_ff_pad : f->d_model_pad;
-    if (f->d_ff_expert_pad > widest) widest = f->d_ff_expert_pad;
-    if (f->n_att_pad > widest) widest = f->n_att_pad;
-    if (config->d_latent_query > widest) widest = config->d_latent_query;
-    if (config->recurrence.d_inner > widest) widest = config->recurrence.d_inner;
     take_row_buffers(c, f, &f->shared, f->n_rows_max, true);
     take_row_buffers(c, f, &f->outputs, f->n_outputs_max, false);
     f->q = take(c, n * (size_t)f->n_q_pad, sizeof(float));
@@ -146,9 +141,10 @@ static void lay_out(forward *f, layout_cursor *c) {
     for (int t = 0; t < f->n_threads; t++) {
         thread_scratch unused, *s = f->scratch && !c->overflow ? &f->scratch[t] : &unused;
         take_row_buffers(c, f, &s->rows, REPLICATED_ROWS, true);
-        s->matmul = take(c, 1, kern_scratch_bytes(widest));
+        s->matmul = take(c, 1, KERN_SCRATCH_BYTES);
         s->query = take(c, (size_t)KERN_ATTENTION_ROWS * (size_t)kern_pad16(config->d_head), sizeof(float));
         s->key = take(c, (size_t)kern_pad16(config->d_head), sizeof(float));
+        s->page = take(c, KERN_PAGE * (size_t)(config->d_head + kern_pad16(config->d_value)), sizeof(float));
         take_softmax(c, config, &s->total);
         take_softmax(c, config, &s->part);
     }

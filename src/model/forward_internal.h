@@ -29,6 +29,7 @@ typedef struct thread_scratch {
     void *matmul;
     float *query;                    /* [KERN_ATTENTION_ROWS][d_head_pad] */
     float *key;                      /* [d_head_pad] */
+    float *page;                     /* [KERN_PAGE][d_head + d_value_pad] a page of keys and values as F32 */
     kern_softmax total, part;
 } thread_scratch;
 
