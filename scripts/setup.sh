@@ -3,7 +3,7 @@
 
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/weir"
 BUILD_PACKAGES="gcc libc6-dev meson ninja-build pkg-config libcmocka-dev libevent-dev libjansson-dev libpcre2-dev libutf8proc-dev
-    libcurl4-openssl-dev libssl-dev libxxhash-dev python3 ca-certificates"
+    libcurl4-openssl-dev libssl-dev libsimde-dev libxxhash-dev python3 ca-certificates"
 PYTHON_PACKAGES="python3-venv"
 
 say() { printf '%s\n' "$*" >&2; }
