@@ -9,7 +9,7 @@
  *
  * The product of a weight row w and an activation row x, both in blocks of 32 values:
  *     acc = 0
- *     for each block b (for Q6_K: each half block) in order:
+ *     for each block b (for formats with a scale per 16 values: each half block) in order:
  *         dot = sum over the block of (q_w - offset) * q_x                     exact, int32
  *         acc = fma((float)dot * d_x[b], d_w[b], acc)
  *         if the format has minimums: acc = fma(m_w[b], d_x[b] * (float)sum(q_x), acc)
@@ -44,24 +44,45 @@ typedef enum kern_layout_id {
     KERN_Q4_SM, KERN_Q5_SM,                 /* scale and minimum per 32: Q4_1, Q5_1 */
     KERN_Q4_K, KERN_Q5_K,                   /* scale and minimum per 32 in 6 bits, two scales per 256 */
     KERN_Q6_K,                              /* scale per 16 in 8 bits, one scale per 256 */
+    KERN_Q2_K, KERN_Q3_K,                   /* scale per 16; Q2_K with a minimum per 16, both in 4 bits */
+    KERN_IQ4_NL, KERN_IQ4_XS, KERN_MXFP4,   /* codes of 4 bits that stand for uneven levels */
+    KERN_I8_G,                              /* 8 bits, scale per 16 in F32: any format whose groups of 16 are a scale times integers */
     KERN_N_LAYOUTS,
 } kern_layout_id;
 
-/* Where the scales of a layout are. */
-typedef enum kern_scales { KERN_SCALE_NONE, KERN_SCALE, KERN_SCALE_MIN, KERN_SCALE_K, KERN_SCALE_K16 } kern_scales;
+/* Where the scales of a layout are: for each block of 32, or (16) for each half of it. */
+typedef enum kern_scales {
+    KERN_SCALE_NONE,
+    KERN_SCALE,         /* F16 */
+    KERN_SCALE_MIN,     /* F16, and a minimum in F16 */
+    KERN_SCALE_K,       /* 6-bit multiples of the unit's F16 scale, and likewise minimums */
+    KERN_SCALE_K16,     /* signed multiples of the unit's F16 scale */
+    KERN_SCALE_MIN_K16, /* 4-bit multiples of the unit's F16 scale, and likewise minimums */
+    KERN_SCALE_K32,     /* signed multiples of the unit's F16 scale */
+    KERN_SCALE_POWER,   /* the biased exponent of a power of two; 0 stands for 0 */
+    KERN_SCALE_F32X16,  /* F32 */
+} kern_scales;
+
+/* What the packed values stand for. */
+typedef enum kern_codes {
+    KERN_CODES_PLAIN, /* themselves */
+    KERN_CODES_IQ4,   /* the 16 levels of IQ4, -127 to 113, plus 128 */
+    KERN_CODES_E2M1,  /* twice the values of E2M1, -12 to 12, plus 12 (OCP Microscaling Formats 1.0, section 5.3.3) */
+} kern_codes;
 
 typedef struct kern_layout {
     kern_layout_id id;
     const char *name;
-    int bits;            /* of a packed quantised value: 4, 5, 6 or 8; 0 = floating point */
-    int offset;          /* subtracted from it */
+    int bits;            /* of a packed quantised value: 2, 3, 4, 5, 6 or 8; 0 = floating point */
+    int offset;          /* subtracted from what it stands for */
     kern_scales scales;
+    kern_codes codes;
     int unit;            /* values of K in a unit: 1, 32 or 256 */
     int unit_bytes;      /* bytes of one unit of a panel (16 rows) */
-    quant_type source;   /* the GGUF type it packs, without loss */
+    quant_type source;   /* the GGUF type it packs, without loss; KERN_I8_G and KERN_F32 also take others */
 } kern_layout;
 
-/* The layout that `type` packs into; NULL = none, the type must be converted first (kern_matrix_init chooses F32). */
+/* The layout of its own that `type` packs into; NULL = none. */
 const kern_layout *kern_layout_for(quant_type type);
 
 /* A packed matrix [n_rows][n_cols]: y[n_rows] = W x[n_cols]. Rows are padded with zeros to whole panels. */
@@ -73,12 +94,15 @@ typedef struct kern_matrix {
     unsigned char *data; /* [n_panels][panel_bytes], aligned to KERN_ALIGN; not owned */
 } kern_matrix;
 
-/* Describes the packed form of a [n_rows][n_cols] matrix of `type`, without data. A type with no layout of its own becomes F32.
+/* The layout that a matrix of `type` gets: its own, or KERN_I8_G where that loses nothing but the last bit of a float, or KERN_F32. */
+const kern_layout *kern_layout_chosen(quant_type type);
+
+/* Describes the packed form of a [n_rows][n_cols] matrix of `type`, without data.
  * WEIR_E_FORMAT (n_cols is not a multiple of the block), WEIR_E_UNSUPPORTED (no dequantisation), WEIR_E_LIMIT (too large). */
 int kern_matrix_init(kern_matrix *w, quant_type type, int64_t n_rows, int64_t n_cols, weir_error *err);
 size_t kern_matrix_bytes(const kern_matrix *w);
 /* Packs panels [panel_begin, panel_end) from the rows of a GGUF tensor, rows[n_rows][row_bytes]. w->data must be set.
- * `scratch` holds KERN_PANEL * n_cols floats (only used for types without a layout). Thread-safe on disjoint panels. */
+ * `scratch` holds KERN_PANEL * n_cols floats (only used for types without a layout of their own). Thread-safe on disjoint panels. */
 void kern_pack(const kern_matrix *w, quant_type type, const unsigned char *rows, int panel_begin, int panel_end, float *scratch);
 
 /* ---- activations ------------------------------------------------------------------------------------------------------ */

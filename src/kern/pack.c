@@ -2,34 +2,56 @@
  *
  * A panel is a sequence of units (32 or 256 values of K for all 16 rows), each: the unit's shared scales, then for every block
  * of 32: the block's scales, then its values. The values of a block are 8 groups of 4 values of K; group g is 64 bytes
- * B_g[4 row + j] = value(row, 4 g + j). Packed: 8 bits: B_0..B_7. 4 bits: B_z | B_(z+4) << 4 for z = 0..3. 5 bits: the low
- * nibbles like 4 bits, then bit 4 of all 64 values of each group, 8 bytes a group. 6 bits: the low nibbles, then two
- * vectors whose byte i holds bits 4..5 of B_(4h)[i], B_(4h+1)[i], B_(4h+2)[i], B_(4h+3)[i], lowest pair first.
- * Shared and block scales, per layout: see the table and kernels.inc. */
+ * B_g[4 row + j] = value(row, 4 g + j). Packed: 8 bits: B_0..B_7. 4 bits: B_z | B_(z+4) << 4 for z = 0..3. 2 bits: two vectors, byte i of
+ * vector h holding B_(4h)[i], B_(4h+1)[i], B_(4h+2)[i], B_(4h+3)[i], lowest first. 3 and 5 bits: the low 2 or 4 bits like those, then
+ * the top bit of all 64 values of each group, 8 bytes a group. 6 bits: the low 4 bits, then the upper 2 bits like 2 bits.
+ * Shared and block scales, per layout: see the table and kernels_product.inc. */
+#include <math.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/error.h"
 #include "kern/kern.h"
 
+/* No type of its own: what packs into it is made integers from its floats. */
+#define KERN_I8_SOURCE ((quant_type)-1)
+
 static const kern_layout layouts[KERN_N_LAYOUTS] = {
-    [KERN_F32] = {KERN_F32, "f32x16", 0, 0, KERN_SCALE_NONE, 1, 64, QUANT_F32},
-    [KERN_F16] = {KERN_F16, "f16x16", 0, 0, KERN_SCALE_NONE, 1, 32, QUANT_F16},
-    [KERN_BF16] = {KERN_BF16, "bf16x16", 0, 0, KERN_SCALE_NONE, 1, 32, QUANT_BF16},
-    [KERN_Q4_S] = {KERN_Q4_S, "q4_s16", 4, 8, KERN_SCALE, 32, 256 + 32, QUANT_Q4_0},
-    [KERN_Q5_S] = {KERN_Q5_S, "q5_s16", 5, 16, KERN_SCALE, 32, 320 + 32, QUANT_Q5_0},
-    [KERN_Q8_S] = {KERN_Q8_S, "q8_s16", 8, 128, KERN_SCALE, 32, 512 + 32, QUANT_Q8_0},
-    [KERN_Q4_SM] = {KERN_Q4_SM, "q4_sm16", 4, 0, KERN_SCALE_MIN, 32, 256 + 64, QUANT_Q4_1},
-    [KERN_Q5_SM] = {KERN_Q5_SM, "q5_sm16", 5, 0, KERN_SCALE_MIN, 32, 320 + 64, QUANT_Q5_1},
-    [KERN_Q4_K] = {KERN_Q4_K, "q4_k16", 4, 0, KERN_SCALE_K, 256, 64 + 8 * (32 + 256), QUANT_Q4_K},
-    [KERN_Q5_K] = {KERN_Q5_K, "q5_k16", 5, 0, KERN_SCALE_K, 256, 64 + 8 * (32 + 320), QUANT_Q5_K},
-    [KERN_Q6_K] = {KERN_Q6_K, "q6_k16", 6, 32, KERN_SCALE_K16, 256, 32 + 8 * (32 + 384), QUANT_Q6_K},
+    [KERN_F32] = {KERN_F32, "f32x16", 0, 0, KERN_SCALE_NONE, KERN_CODES_PLAIN, 1, 64, QUANT_F32},
+    [KERN_F16] = {KERN_F16, "f16x16", 0, 0, KERN_SCALE_NONE, KERN_CODES_PLAIN, 1, 32, QUANT_F16},
+    [KERN_BF16] = {KERN_BF16, "bf16x16", 0, 0, KERN_SCALE_NONE, KERN_CODES_PLAIN, 1, 32, QUANT_BF16},
+    [KERN_Q4_S] = {KERN_Q4_S, "q4_s16", 4, 8, KERN_SCALE, KERN_CODES_PLAIN, 32, 32 + 256, QUANT_Q4_0},
+    [KERN_Q5_S] = {KERN_Q5_S, "q5_s16", 5, 16, KERN_SCALE, KERN_CODES_PLAIN, 32, 32 + 320, QUANT_Q5_0},
+    [KERN_Q8_S] = {KERN_Q8_S, "q8_s16", 8, 128, KERN_SCALE, KERN_CODES_PLAIN, 32, 32 + 512, QUANT_Q8_0},
+    [KERN_Q4_SM] = {KERN_Q4_SM, "q4_sm16", 4, 0, KERN_SCALE_MIN, KERN_CODES_PLAIN, 32, 64 + 256, QUANT_Q4_1},
+    [KERN_Q5_SM] = {KERN_Q5_SM, "q5_sm16", 5, 0, KERN_SCALE_MIN, KERN_CODES_PLAIN, 32, 64 + 320, QUANT_Q5_1},
+    [KERN_Q4_K] = {KERN_Q4_K, "q4_k16", 4, 0, KERN_SCALE_K, KERN_CODES_PLAIN, 256, 64 + 8 * (32 + 256), QUANT_Q4_K},
+    [KERN_Q5_K] = {KERN_Q5_K, "q5_k16", 5, 0, KERN_SCALE_K, KERN_CODES_PLAIN, 256, 64 + 8 * (32 + 320), QUANT_Q5_K},
+    [KERN_Q6_K] = {KERN_Q6_K, "q6_k16", 6, 32, KERN_SCALE_K16, KERN_CODES_PLAIN, 256, 32 + 8 * (32 + 384), QUANT_Q6_K},
+    [KERN_Q2_K] = {KERN_Q2_K, "q2_k16", 2, 0, KERN_SCALE_MIN_K16, KERN_CODES_PLAIN, 256, 64 + 8 * (32 + 128), QUANT_Q2_K},
+    [KERN_Q3_K] = {KERN_Q3_K, "q3_k16", 3, 4, KERN_SCALE_K16, KERN_CODES_PLAIN, 256, 32 + 8 * (32 + 192), QUANT_Q3_K},
+    [KERN_IQ4_NL] = {KERN_IQ4_NL, "iq4_nl16", 4, 128, KERN_SCALE, KERN_CODES_IQ4, 32, 32 + 256, QUANT_IQ4_NL},
+    [KERN_IQ4_XS] = {KERN_IQ4_XS, "iq4_xs16", 4, 128, KERN_SCALE_K32, KERN_CODES_IQ4, 256, 32 + 8 * (16 + 256), QUANT_IQ4_XS},
+    [KERN_MXFP4] = {KERN_MXFP4, "mxfp4_16", 4, 12, KERN_SCALE_POWER, KERN_CODES_E2M1, 32, 16 + 256, QUANT_MXFP4},
+    [KERN_I8_G] = {KERN_I8_G, "i8_g16", 8, 128, KERN_SCALE_F32X16, KERN_CODES_PLAIN, 32, 128 + 512, KERN_I8_SOURCE},
 };
+
+/* Types of which each group of 16 values is one scale times integers of at most 127 (quant_iq.c, quant_low.c, quant_fp4.c). */
+static const quant_type grouped_types[] = {QUANT_IQ1_S, QUANT_IQ1_M, QUANT_IQ2_XXS, QUANT_IQ2_XS, QUANT_IQ2_S, QUANT_IQ3_XXS, QUANT_IQ3_S,
+                                           QUANT_TQ1_0, QUANT_TQ2_0, QUANT_NVFP4};
 
 const kern_layout *kern_layout_for(quant_type type) {
     for (int i = 0; i < KERN_N_LAYOUTS; i++)
         if (layouts[i].source == type) return &layouts[i];
     return NULL;
+}
+
+const kern_layout *kern_layout_chosen(quant_type type) {
+    const kern_layout *own = kern_layout_for(type);
+    if (own) return own;
+    for (size_t i = 0; i < sizeof grouped_types / sizeof grouped_types[0]; i++)
+        if (grouped_types[i] == type) return &layouts[KERN_I8_G];
+    return &layouts[KERN_F32];
 }
 
 int kern_matrix_init(kern_matrix *w, quant_type type, int64_t n_rows, int64_t n_cols, weir_error *err) {
@@ -39,8 +61,7 @@ int kern_matrix_init(kern_matrix *w, quant_type type, int64_t n_rows, int64_t n_
             format ? format->name : "unknown");
     FAIL_IF(n_rows < 1 || n_cols < 1 || n_rows > INT32_MAX - KERN_PANEL || n_cols > INT32_MAX / 16, err, WEIR_E_LIMIT, NULL,
             "a matrix of %lld x %lld is out of range", (long long)n_rows, (long long)n_cols);
-    const kern_layout *layout = kern_layout_for(type);
-    if (layout == NULL) layout = &layouts[KERN_F32];
+    const kern_layout *layout = kern_layout_chosen(type);
     FAIL_IF(n_cols % format->block_size != 0, err, WEIR_E_FORMAT, NULL, "rows of %lld values are not whole blocks of %d (%s)",
             (long long)n_cols, (int)format->block_size, format->name);
     w->layout = layout;
@@ -56,8 +77,9 @@ size_t kern_matrix_bytes(const kern_matrix *w) { return w->layout ? (size_t)w->n
 /* One block of 32 of one row, taken apart. */
 typedef struct block {
     uint8_t q[32];
-    uint16_t d, min;     /* F16 bits; of the unit for the K layouts */
-    uint8_t scale[2];    /* K: scale and minimum; K16: scales of the two halves (int8 bits) */
+    uint16_t d, min;     /* F16 bits; of the unit where blocks share them */
+    uint8_t scale[2];    /* K: scale and minimum; K16: of the two halves; K32, POWER: the first */
+    float group_scale[2]; /* F32X16 */
 } block;
 
 static uint16_t read_u16(const unsigned char *p) {
@@ -89,6 +111,9 @@ static void k_scale_min(const unsigned char *s, int j, uint8_t out[2]) {
         out[1] = (uint8_t)(s[j + 4] >> 4 | (s[j] >> 6) << 4);
     }
 }
+
+/* Scale s of Q3_K plus 32, from its 12 packed bytes: low nibbles, then pairs of upper bits. */
+static int q3_k_scale(const unsigned char *s, int i) { return (s[i % 8] >> (i / 8 * 4) & 15) | (s[8 + i % 4] >> (i / 4 * 2) & 3) << 4; }
 
 /* Takes block `j` of the unit at `p` apart (j = 0 for units of 32). */
 static void read_block(kern_layout_id id, const unsigned char *p, int j, block *b) {
@@ -129,6 +154,31 @@ static void read_block(kern_layout_id id, const unsigned char *p, int j, block *
         }
         break;
     }
+    case KERN_Q2_K:
+    case KERN_Q3_K: { /* pairs of bits: block j in 32 bytes of its half of the unit */
+        const unsigned char *low = p + (id == KERN_Q2_K ? 16 : 32) + j / 4 * 32;
+        b->d = read_u16(p + (id == KERN_Q2_K ? 80 : 108));
+        if (id == KERN_Q2_K) b->min = read_u16(p + 82);
+        for (int h = 0; h < 2; h++) b->scale[h] = id == KERN_Q2_K ? p[2 * j + h] : (uint8_t)(q3_k_scale(p + 96, 2 * j + h) - 32);
+        for (int i = 0; i < 32; i++) {
+            b->q[i] = low[i] >> 2 * (j % 4) & 3;
+            if (id == KERN_Q3_K) b->q[i] |= (uint8_t)((p[i] >> j & 1) << 2);
+        }
+        break;
+    }
+    case KERN_IQ4_NL:
+        b->d = read_u16(p);
+        nibbles(p + 2, b->q);
+        break;
+    case KERN_IQ4_XS:
+        b->d = read_u16(p);
+        b->scale[0] = (uint8_t)(((p[4 + j / 2] >> j % 2 * 4 & 15) | (read_u16(p + 2) >> 2 * j & 3) << 4) - 32);
+        nibbles(p + 8 + 16 * j, b->q);
+        break;
+    case KERN_MXFP4: /* half of the exponent's power: the values are doubled. 2^-127 and less become 0. */
+        b->scale[0] = (uint8_t)(p[0] ? p[0] - 1 : 0);
+        nibbles(p + 1, b->q);
+        break;
     default: { /* KERN_Q6_K: blocks 0..3 from the first half of the unit, 4..7 from the second */
         const unsigned char *low = p + j / 4 * 64 + j % 2 * 32, *high = p + 128 + j / 4 * 32;
         b->d = read_u16(p + 208);
@@ -143,6 +193,17 @@ static void read_block(kern_layout_id id, const unsigned char *p, int j, block *
     }
 }
 
+/* Two bits of the values of each 4 groups, from bit `shift` on. */
+static unsigned char *write_pairs(unsigned char groups[8][64], int shift, unsigned char *out) {
+    for (int h = 0; h < 2; h++)
+        for (int i = 0; i < 64; i++) {
+            unsigned byte = 0;
+            for (int k = 0; k < 4; k++) byte |= (groups[4 * h + k][i] >> shift & 3u) << 2 * k;
+            *out++ = (unsigned char)byte;
+        }
+    return out;
+}
+
 /* Interleaves one block of all 16 rows; returns the end of what it wrote. */
 static unsigned char *write_values(int bits, block rows[KERN_PANEL], unsigned char *out) {
     unsigned char groups[8][64];
@@ -152,22 +213,17 @@ static unsigned char *write_values(int bits, block rows[KERN_PANEL], unsigned ch
         memcpy(out, groups, sizeof groups);
         return out + 512;
     }
-    for (int z = 0; z < 4; z++)
+    if (bits <= 3) out = write_pairs(groups, 0, out);
+    for (int z = 0; z < 4 && bits >= 4; z++)
         for (int i = 0; i < 64; i++) *out++ = (unsigned char)((groups[z][i] & 15) | (groups[z + 4][i] & 15) << 4);
-    if (bits == 5) {
+    if (bits == 3 || bits == 5) {
         for (int g = 0; g < 8; g++) {
             memset(out, 0, 8);
-            for (int i = 0; i < 64; i++) out[i / 8] |= (unsigned char)((groups[g][i] >> 4 & 1) << i % 8);
+            for (int i = 0; i < 64; i++) out[i / 8] |= (unsigned char)((groups[g][i] >> (bits - 1) & 1) << i % 8);
             out += 8;
         }
     }
-    if (bits == 6) {
-        for (int h = 0; h < 2; h++)
-            for (int i = 0; i < 64; i++)
-                *out++ = (unsigned char)(groups[4 * h][i] >> 4 | groups[4 * h + 1][i] >> 4 << 2 | groups[4 * h + 2][i] >> 4 << 4 |
-                                         groups[4 * h + 3][i] >> 4 << 6);
-    }
-    return out;
+    return bits == 6 ? write_pairs(groups, 4, out) : out;
 }
 
 static unsigned char *write_u16(unsigned char *out, const block rows[KERN_PANEL], size_t member) {
@@ -176,15 +232,22 @@ static unsigned char *write_u16(unsigned char *out, const block rows[KERN_PANEL]
 }
 
 static unsigned char *write_scales(const kern_layout *layout, const block rows[KERN_PANEL], bool first_of_unit, unsigned char *out) {
-    if (layout->scales == KERN_SCALE || layout->scales == KERN_SCALE_MIN) {
+    const kern_scales scales = layout->scales;
+    if (scales == KERN_SCALE || scales == KERN_SCALE_MIN) {
         out = write_u16(out, rows, offsetof(block, d));
-        return layout->scales == KERN_SCALE_MIN ? write_u16(out, rows, offsetof(block, min)) : out;
+        return scales == KERN_SCALE_MIN ? write_u16(out, rows, offsetof(block, min)) : out;
     }
-    if (first_of_unit) {
+    if (scales == KERN_SCALE_F32X16) {
+        for (int h = 0; h < 2; h++)
+            for (int r = 0; r < KERN_PANEL; r++, out += sizeof(float)) memcpy(out, &rows[r].group_scale[h], sizeof(float));
+        return out;
+    }
+    if (first_of_unit && scales != KERN_SCALE_POWER) {
         out = write_u16(out, rows, offsetof(block, d));
-        if (layout->scales == KERN_SCALE_K) out = write_u16(out, rows, offsetof(block, min));
+        if (scales == KERN_SCALE_K || scales == KERN_SCALE_MIN_K16) out = write_u16(out, rows, offsetof(block, min));
     }
-    for (int which = 0; which < 2; which++)
+    const int n_scales = scales == KERN_SCALE_K32 || scales == KERN_SCALE_POWER ? 1 : 2;
+    for (int which = 0; which < n_scales; which++)
         for (int r = 0; r < KERN_PANEL; r++) *out++ = rows[r].scale[which];
     return out;
 }
@@ -202,6 +265,38 @@ static void pack_quantised(const kern_matrix *w, const unsigned char *rows, size
             out = write_scales(layout, b, j == 0, out);
             out = write_values(layout->bits, b, out);
         }
+    }
+}
+
+/* 16 values that are one scale times integers of at most 127: the least integer for the largest value that makes all others whole. What
+ * is not whole is a fraction with a denominator of at most 127, so at least 1/127 away from it; the floats' rounding is far less. */
+static float group_integers(const float v[16], uint8_t q[16]) {
+    float largest = 0.0f;
+    for (int i = 0; i < 16; i++) largest = fabsf(v[i]) > largest ? fabsf(v[i]) : largest;
+    for (int k = 1; k <= 127 && largest > 0.0f; k++) {
+        const float inverse = (float)k / largest;
+        float worst = 0.0f;
+        for (int i = 0; i < 16; i++) {
+            const float x = v[i] * inverse, whole = rintf(x);
+            q[i] = (uint8_t)((int)whole + 128);
+            worst = fabsf(x - whole) > worst ? fabsf(x - whole) : worst;
+        }
+        if (worst < 1e-3f) return largest / (float)k;
+    }
+    memset(q, 128, 16);
+    return 0.0f;
+}
+
+/* From rows of floats, values[n][n_cols]. */
+static void pack_integers(const kern_matrix *w, const float *values, int n, unsigned char *out) {
+    for (int k = 0; k < w->n_cols; k += KERN_BLOCK) {
+        block b[KERN_PANEL];
+        memset(b, 0, sizeof b);
+        for (int r = 0; r < n; r++)
+            for (int h = 0; h < 2; h++)
+                b[r].group_scale[h] = group_integers(values + (size_t)r * (size_t)w->n_cols + k + 16 * h, b[r].q + 16 * h);
+        out = write_scales(w->layout, b, false, out);
+        out = write_values(w->layout->bits, b, out);
     }
 }
 
@@ -226,7 +321,8 @@ void kern_pack(const kern_matrix *w, quant_type type, const unsigned char *rows,
             for (int r = 0; r < n; r++)
                 format->dequantise(rows + (size_t)(first + r) * row_bytes, scratch + (size_t)r * (size_t)w->n_cols,
                                    (size_t)(w->n_cols / format->block_size));
-            pack_items(w, (const unsigned char *)scratch, (size_t)w->n_cols * sizeof(float), sizeof(float), 0, n, out);
+            if (w->layout->id == KERN_I8_G) pack_integers(w, scratch, n, out);
+            else pack_items(w, (const unsigned char *)scratch, (size_t)w->n_cols * sizeof(float), sizeof(float), 0, n, out);
         } else if (w->layout->bits) {
             pack_quantised(w, rows, row_bytes, first, out);
         } else {

@@ -8,7 +8,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "quant/quant.h"
+#include "kern/kern.h"
+
+/* What codes of 4 bits stand for (kern_codes); see quant_fp4.c. */
+#define VEC_LEVELS_IQ4 1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241
+#define VEC_LEVELS_E2M1 12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0
 
 /* The vector levels need everything in registers; the plain C level would only grow (its compile time with sanitizers, too). */
 #if defined(KERN_AVX512) || defined(KERN_AVX2)
@@ -72,6 +76,10 @@ VEC_INLINE float vf_hmax(vf a) {
     y = _mm_max_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
 }
+/* 2^(e - 127) for the biased exponents e of 16 bytes; 0 for 0. */
+VEC_INLINE vf vf_load_power(const uint8_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)), 23));
+}
 VEC_INLINE vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
 VEC_INLINE vi vi_shl(vi a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
 VEC_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
@@ -83,21 +91,30 @@ VEC_INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 VEC_INLINE void vb_store(uint8_t *p, vb a) { _mm512_storeu_si512(p, a); }
 
 /* A block of 32 x 16 packed values to 8 vectors, one per 4 values of K. */
-VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
-    const vb nibble = _mm512_set1_epi8(15);
+VEC_INLINE void vb_unpack(const uint8_t *p, int bits, kern_codes codes, vb w[8]) {
+    const vb nibble = _mm512_set1_epi8(15), pair = _mm512_set1_epi8(3);
     if (bits == 8) {
         for (int g = 0; g < 8; g++) w[g] = vb_load(p + 64 * g);
         return;
     }
-    for (int z = 0; z < 4; z++) {
+    if (bits <= 3) {
+        for (int h = 0; h < 2; h++) {
+            const vb v = vb_load(p + 64 * h);
+            w[4 * h] = _mm512_and_si512(v, pair);
+            w[4 * h + 1] = _mm512_and_si512(_mm512_srli_epi16(v, 2), pair);
+            w[4 * h + 2] = _mm512_and_si512(_mm512_srli_epi16(v, 4), pair);
+            w[4 * h + 3] = _mm512_and_si512(_mm512_srli_epi16(v, 6), pair);
+        }
+    }
+    for (int z = 0; z < 4 && bits >= 4; z++) {
         vb v = vb_load(p + 64 * z);
         w[z] = _mm512_and_si512(v, nibble);
         w[z + 4] = _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble);
     }
-    if (bits == 5) {
+    if (bits == 3 || bits == 5) {
         uint64_t high[8];
-        memcpy(high, p + 256, sizeof high);
-        for (int g = 0; g < 8; g++) w[g] = _mm512_mask_add_epi8(w[g], high[g], w[g], _mm512_set1_epi8(16));
+        memcpy(high, p + 64 * (bits - 1), sizeof high);
+        for (int g = 0; g < 8; g++) w[g] = _mm512_mask_add_epi8(w[g], high[g], w[g], _mm512_set1_epi8(1 << (bits - 1)));
     }
     if (bits == 6) {
         const vb mask = _mm512_set1_epi8(0x30);
@@ -110,6 +127,11 @@ VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
             w[4 * h + 3] = _mm512_ternarylogic_epi32(w[4 * h + 3], _mm512_srli_epi16(v, 2), mask, 0xF8);
         }
     }
+    if (codes != KERN_CODES_PLAIN) {
+        static const uint8_t levels[2][16] = {{VEC_LEVELS_IQ4}, {VEC_LEVELS_E2M1}};
+        const vb table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)levels[codes == KERN_CODES_E2M1]));
+        for (int g = 0; g < 8; g++) w[g] = _mm512_shuffle_epi8(table, w[g]);
+    }
 }
 VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
     for (size_t i = 0; i < n_bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
@@ -120,21 +142,21 @@ enum {
     VEC_FLOAT_ROWS = 6, VEC_FLOAT_PANELS = 4, VEC_FLOAT_TILE = 4,
     VEC_SCORE_ROWS = 8, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 4,
 };
-#define VEC_UNPACKED_BYTES(bits) ((size_t)512)
+#define VEC_UNPACKED_BYTES(bits, codes) ((size_t)512)
 
 /* A packed block as the bytes that vb_dots takes when it is not packed. */
-VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, uint8_t *to) {
+VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, kern_codes codes, uint8_t *to) {
     vb w[8];
-    vb_unpack(p, bits, w);
+    vb_unpack(p, bits, codes, w);
     for (int g = 0; g < 8; g++) vb_store(to + 64 * g, w[g]);
 }
 
 /* dot[i][j] = sum over groups [g0, g0 + n) of 4 values: block j's weights (unsigned) times activation row i. A block is packed as
  * pack.c says, or what vb_unpack_store made of it. n_panels <= VEC_TILE_PANELS, m <= VEC_TILE_ROWS. */
-VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, bool packed, const int8_t *a, size_t a_stride,
-                        int g0, int n, vi dot[][VEC_TILE_PANELS]) {
+VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, kern_codes codes, bool packed, const int8_t *a,
+                        size_t a_stride, int g0, int n, vi dot[][VEC_TILE_PANELS]) {
     vb w[VEC_TILE_PANELS][8];
-    for (int j = 0; packed && j < n_panels; j++) vb_unpack(blocks[j], bits, w[j]);
+    for (int j = 0; packed && j < n_panels; j++) vb_unpack(blocks[j], bits, codes, w[j]);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n_panels; j++) dot[i][j] = vi_set1(0);
     for (int g = g0; g < g0 + n; g++) {
@@ -223,6 +245,10 @@ VEC_INLINE float vf_hmax(vf x) {
     y = _mm_max_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
 }
+VEC_INLINE vf vf_load_power(const uint8_t *p) {
+    return (vf){_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)), 23)),
+                _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))), 23))};
+}
 VEC_INLINE vi vi_set1(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 VEC_INLINE vi vi_shl(vi x, int n) { return (vi){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
 VEC_INLINE vi vi_add(vi x, vi y) { return (vi){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
@@ -243,12 +269,12 @@ VEC_INLINE void vb_store(uint8_t *p, vb x) {
     _mm256_storeu_si256((__m256i *)p, x.a);
     _mm256_storeu_si256((__m256i *)(p + 32), x.b);
 }
-/* Bit i of a 32-bit word to byte i, as 16 or 0. */
-VEC_INLINE __m256i spread_bits16(uint32_t bits) {
+/* Bit i of a 32-bit word to byte i, as `value` or 0. */
+VEC_INLINE __m256i spread_bits(uint32_t bits, char value) {
     const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const __m256i bit_of = _mm256_set1_epi64x((long long)0x8040201008040201ULL);
     __m256i x = _mm256_shuffle_epi8(_mm256_set1_epi32((int32_t)bits), byte_of);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(x, bit_of), bit_of), _mm256_set1_epi8(16));
+    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(x, bit_of), bit_of), _mm256_set1_epi8(value));
 }
 VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
     (void)p;
@@ -263,37 +289,55 @@ enum {
 /* vpmaddubsw adds pairs of products of unsigned weights and signed activations in 16 bits. |activation| <= 127, so of a weight of b
  * bits (2^b - 1) * 127 * 2 is the most it gives, and so many results can be added before they must be widened to 32 bits. 8-bit
  * weights go as two planes of 4 bits, the high nibbles (which count 16 times) before the low ones. */
-#define VEC_UNPACKED_BYTES(bits) ((size_t)((bits) == 8 ? 1024 : 512))
+#define VEC_UNPACKED_BYTES(bits, codes) ((size_t)((bits) == 8 || (codes) == KERN_CODES_IQ4 ? 1024 : 512))
 typedef enum vb_form { VB_BYTES, VB_PACKED, VB_HIGH_NIBBLES, VB_LOW_NIBBLES } vb_form;
 
+/* Bits of what a packed value stands for. */
+VEC_INLINE int value_bits(int bits, kern_codes codes) { return codes == KERN_CODES_IQ4 ? 8 : codes == KERN_CODES_E2M1 ? 5 : bits; }
+
+VEC_INLINE vb vb_shift_right(vb v, int n) { return n ? (vb){_mm256_srli_epi16(v.a, n), _mm256_srli_epi16(v.b, n)} : v; }
+VEC_INLINE vb vb_and(vb v, __m256i mask) { return (vb){_mm256_and_si256(v.a, mask), _mm256_and_si256(v.b, mask)}; }
+VEC_INLINE vb vb_or(vb v, vb w) { return (vb){_mm256_or_si256(v.a, w.a), _mm256_or_si256(v.b, w.b)}; }
+
+/* Levels of 4-bit codes; of 8-bit levels one nibble. */
+VEC_INLINE vb vb_levels(vb code, kern_codes codes, vb_form form) {
+    static const uint8_t iq4[16] = {VEC_LEVELS_IQ4}, e2m1[16] = {VEC_LEVELS_E2M1};
+    const __m128i levels = _mm_loadu_si128((const __m128i *)(codes == KERN_CODES_IQ4 ? iq4 : e2m1));
+    __m256i table = _mm256_broadcastsi128_si256(levels);
+    if (form == VB_HIGH_NIBBLES) table = _mm256_srli_epi16(table, 4);
+    if (form != VB_PACKED) table = _mm256_and_si256(table, _mm256_set1_epi8(15));
+    return (vb){_mm256_shuffle_epi8(table, code.a), _mm256_shuffle_epi8(table, code.b)};
+}
+
 /* Group g of a block: 16 rows x 4 values as unsigned bytes. */
-VEC_INLINE vb vb_group(const uint8_t *p, int bits, vb_form form, int g) {
-    const __m256i nibble = _mm256_set1_epi8(15), pair = _mm256_set1_epi8(0x30);
+VEC_INLINE vb vb_group(const uint8_t *p, int bits, kern_codes codes, vb_form form, int g) {
+    const __m256i nibble = _mm256_set1_epi8(15);
     if (form == VB_BYTES) return vb_load(p + 64 * g);
-    const bool whole = form != VB_PACKED;
-    vb v = vb_load(p + 64 * (whole ? g : g % 4));
-    if (whole ? form == VB_HIGH_NIBBLES : g >= 4) v = (vb){_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)};
-    v = (vb){_mm256_and_si256(v.a, nibble), _mm256_and_si256(v.b, nibble)};
-    if (bits == 5 && !whole) {
+    if (bits == 8) return vb_and(vb_shift_right(vb_load(p + 64 * g), form == VB_HIGH_NIBBLES ? 4 : 0), nibble);
+    vb v;
+    if (bits <= 3) v = vb_and(vb_shift_right(vb_load(p + 64 * (g / 4)), 2 * (g % 4)), _mm256_set1_epi8(3));
+    else v = vb_and(vb_shift_right(vb_load(p + 64 * (g % 4)), g >= 4 ? 4 : 0), nibble);
+    if (codes != KERN_CODES_PLAIN) return vb_levels(v, codes, form);
+    if (bits == 3 || bits == 5) {
         uint32_t high[2];
-        memcpy(high, p + 256 + 8 * g, sizeof high);
-        v = (vb){_mm256_or_si256(v.a, spread_bits16(high[0])), _mm256_or_si256(v.b, spread_bits16(high[1]))};
+        memcpy(high, p + 64 * (bits - 1) + 8 * g, sizeof high);
+        v = vb_or(v, (vb){spread_bits(high[0], (char)(1 << (bits - 1))), spread_bits(high[1], (char)(1 << (bits - 1)))});
     }
-    if (bits == 6 && !whole) {
+    if (bits == 6) {
         const vb h = vb_load(p + 256 + 64 * (g / 4));
-        const int shift = 2 * (g % 4);
-        const __m256i a = shift <= 4 ? _mm256_slli_epi16(h.a, 4 - shift) : _mm256_srli_epi16(h.a, 2);
-        const __m256i b = shift <= 4 ? _mm256_slli_epi16(h.b, 4 - shift) : _mm256_srli_epi16(h.b, 2);
-        v = (vb){_mm256_or_si256(v.a, _mm256_and_si256(a, pair)), _mm256_or_si256(v.b, _mm256_and_si256(b, pair))};
+        const int shift = 4 - 2 * (g % 4);
+        const vb high = shift >= 0 ? (vb){_mm256_slli_epi16(h.a, shift), _mm256_slli_epi16(h.b, shift)} : vb_shift_right(h, 2);
+        v = vb_or(v, vb_and(high, _mm256_set1_epi8(0x30)));
     }
     return v;
 }
 
-VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, uint8_t *to) {
+VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, kern_codes codes, uint8_t *to) {
+    const bool planes = value_bits(bits, codes) == 8;
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
-        vb_store(to + 64 * g, vb_group(p, bits, bits == 8 ? VB_HIGH_NIBBLES : VB_PACKED, g));
-        if (bits == 8) vb_store(to + 512 + 64 * g, vb_group(p, bits, VB_LOW_NIBBLES, g));
+        vb_store(to + 64 * g, vb_group(p, bits, codes, planes ? VB_HIGH_NIBBLES : VB_PACKED, g));
+        if (planes) vb_store(to + 512 + 64 * g, vb_group(p, bits, codes, VB_LOW_NIBBLES, g));
     }
 }
 
@@ -309,7 +353,7 @@ VEC_INLINE void vb_add_products(int m, vb w, const int8_t *a, size_t a_stride, _
 }
 
 /* dot[i] += factor * the products of groups [g0, g0 + n), of which `run` fit into 16 bits. */
-VEC_INLINE void vb_dots_of(int m, const uint8_t *p, int bits, vb_form form, int run, int16_t factor, const int8_t *a, size_t a_stride, int g0,
+VEC_INLINE void vb_dots_of(int m, const uint8_t *p, int bits, kern_codes codes, vb_form form, int run, int16_t factor, const int8_t *a, size_t a_stride, int g0,
                            int n, vi dot[][VEC_TILE_PANELS]) {
     const __m256i factors = _mm256_set1_epi16(factor);
 #pragma GCC unroll 8
@@ -317,7 +361,7 @@ VEC_INLINE void vb_dots_of(int m, const uint8_t *p, int bits, vb_form form, int 
         __m256i sum[VEC_TILE_ROWS][2];
         for (int i = 0; i < m; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
 #pragma GCC unroll 8
-        for (int g = r; g < r + run; g++) vb_add_products(m, vb_group(p, bits, form, g), a + 4 * g, a_stride, sum);
+        for (int g = r; g < r + run; g++) vb_add_products(m, vb_group(p, bits, codes, form, g), a + 4 * g, a_stride, sum);
         for (int i = 0; i < m; i++) {
             dot[i][0].a = _mm256_add_epi32(dot[i][0].a, _mm256_madd_epi16(sum[i][0], factors));
             dot[i][0].b = _mm256_add_epi32(dot[i][0].b, _mm256_madd_epi16(sum[i][1], factors));
@@ -325,17 +369,18 @@ VEC_INLINE void vb_dots_of(int m, const uint8_t *p, int bits, vb_form form, int 
     }
 }
 
-VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, bool packed, const int8_t *a, size_t a_stride,
-                        int g0, int n, vi dot[][VEC_TILE_PANELS]) {
+VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, kern_codes codes, bool packed, const int8_t *a,
+                        size_t a_stride, int g0, int n, vi dot[][VEC_TILE_PANELS]) {
     const uint8_t *p = blocks[0];
     (void)n_panels;
     for (int i = 0; i < m; i++) dot[i][0] = vi_set1(0);
-    if (bits == 8) {
-        vb_dots_of(m, p, bits, packed ? VB_HIGH_NIBBLES : VB_BYTES, n, 16, a, a_stride, g0, n, dot);
-        vb_dots_of(m, packed ? p : p + 512, bits, packed ? VB_LOW_NIBBLES : VB_BYTES, n, 1, a, a_stride, g0, n, dot);
+    const int range = value_bits(bits, codes);
+    if (range == 8) {
+        vb_dots_of(m, p, bits, codes, packed ? VB_HIGH_NIBBLES : VB_BYTES, n, 16, a, a_stride, g0, n, dot);
+        vb_dots_of(m, packed ? p : p + 512, bits, codes, packed ? VB_LOW_NIBBLES : VB_BYTES, n, 1, a, a_stride, g0, n, dot);
     } else {
-        const int most = bits == 4 ? 8 : bits == 5 ? 4 : 2;
-        vb_dots_of(m, p, bits, packed ? VB_PACKED : VB_BYTES, n < most ? n : most, 1, a, a_stride, g0, n, dot);
+        const int most = range <= 4 ? 8 : range == 5 ? 4 : 2;
+        vb_dots_of(m, p, bits, codes, packed ? VB_PACKED : VB_BYTES, n < most ? n : most, 1, a, a_stride, g0, n, dot);
     }
 }
 
@@ -389,6 +434,11 @@ VEC_INLINE float vf_hmax(vf a) {
         for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
     return a.v[0];
 }
+VEC_INLINE vf vf_load_power(const uint8_t *p) {
+    vi bits;
+    for (int i = 0; i < 16; i++) bits.v[i] = (int32_t)p[i] << 23;
+    return vf_from_bits(bits);
+}
 VEC_INLINE vi vi_set1(int32_t x) { LANES(vi, x); }
 VEC_INLINE vi vi_shl(vi a, int n) { LANES(vi, (int32_t)((uint32_t)a.v[i] << n)); }
 VEC_INLINE vi vi_add(vi a, vi b) { LANES(vi, a.v[i] + b.v[i]); }
@@ -406,12 +456,17 @@ VEC_INLINE vb vb_load(const uint8_t *p) {
     return r;
 }
 VEC_INLINE void vb_store(uint8_t *p, vb a) { memcpy(p, a.v, 64); }
-VEC_INLINE void vb_unpack(const uint8_t *p, int bits, vb w[8]) {
+VEC_INLINE void vb_unpack(const uint8_t *p, int bits, kern_codes codes, vb w[8]) {
+    static const uint8_t iq4[16] = {VEC_LEVELS_IQ4}, e2m1[16] = {VEC_LEVELS_E2M1};
     for (int g = 0; g < 8; g++) {
         for (int i = 0; i < 64; i++) {
-            unsigned value = bits == 8 ? p[64 * g + i] : g < 4 ? p[64 * g + i] & 15u : p[64 * (g - 4) + i] >> 4;
-            if (bits == 5) value |= (p[256 + 8 * g + i / 8] >> i % 8 & 1u) << 4;
+            unsigned value;
+            if (bits == 8) value = p[64 * g + i];
+            else if (bits <= 3) value = p[64 * (g / 4) + i] >> 2 * (g % 4) & 3u;
+            else value = g < 4 ? p[64 * g + i] & 15u : p[64 * (g - 4) + i] >> 4;
+            if (bits == 3 || bits == 5) value |= (p[64 * (bits - 1) + 8 * g + i / 8] >> i % 8 & 1u) << (bits - 1);
             if (bits == 6) value |= (p[256 + 64 * (g / 4) + i] >> 2 * (g % 4) & 3u) << 4;
+            if (codes != KERN_CODES_PLAIN) value = codes == KERN_CODES_IQ4 ? iq4[value] : e2m1[value];
             w[g].v[i] = (uint8_t)value;
         }
     }
@@ -426,17 +481,17 @@ enum {
     VEC_FLOAT_ROWS = 2, VEC_FLOAT_PANELS = 1, VEC_FLOAT_TILE = 1,
     VEC_SCORE_ROWS = 2, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 2, VEC_VALUE_TILE = 1,
 };
-#define VEC_UNPACKED_BYTES(bits) ((size_t)512)
-VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, uint8_t *to) {
+#define VEC_UNPACKED_BYTES(bits, codes) ((size_t)512)
+VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, kern_codes codes, uint8_t *to) {
     vb w[8];
-    vb_unpack(p, bits, w);
+    vb_unpack(p, bits, codes, w);
     for (int g = 0; g < 8; g++) vb_store(to + 64 * g, w[g]);
 }
-VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, bool packed, const int8_t *a, size_t a_stride,
-                        int g0, int n, vi dot[][VEC_TILE_PANELS]) {
+VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, kern_codes codes, bool packed, const int8_t *a,
+                        size_t a_stride, int g0, int n, vi dot[][VEC_TILE_PANELS]) {
     (void)n_panels;
     vb w[8];
-    vb_unpack(blocks[0], packed ? bits : 8, w);
+    vb_unpack(blocks[0], packed ? bits : 8, packed ? codes : KERN_CODES_PLAIN, w);
     for (int i = 0; i < m; i++) {
         vi sum = vi_set1(0);
         for (int g = g0; g < g0 + n; g++)
@@ -445,6 +500,13 @@ VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int 
     }
 }
 #endif
+
+/* Four bits from `shift` on of 16 bytes. */
+VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) {
+    uint8_t values[16];
+    for (int i = 0; i < 16; i++) values[i] = p[i] >> shift & 15;
+    return vf_load_u8(values);
+}
 
 /* exp(x) for any x: Cody-Waite reduction by ln 2 and a polynomial of degree 6 on [-ln2/2, ln2/2]; relative error below 2e-7.
  * 0 below -87.3 (so exp(-inf) = 0), the value at 88.3 above (coefficients: Cephes library, S. L. Moshier, expf). */
