@@ -15,7 +15,9 @@ static int bind_norm(loader *l, model_norm_weights *norm, int64_t n, bool requir
         return 1;
     }
     snprintf(full, sizeof full, "%s.weight", name);
-    int found = loader_bind_vector(l, &norm->weight, n, required, full);
+    /* Files of Falcon-H1 name some norms without the suffix. */
+    const bool bare = gguf_find_tensor(l->m->file, full) == NULL && gguf_find_tensor(l->m->file, name) != NULL;
+    int found = loader_bind_vector(l, &norm->weight, n, required, bare ? name : full);
     if (found <= 0) return found;
     norm->present = true;
     snprintf(full, sizeof full, "%s.bias", name);

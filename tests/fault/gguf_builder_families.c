@@ -133,7 +133,8 @@ static const part granitehybrid_parts[] = {MAMBA2_PARTS(1), ATTENTION_PARTS(2), 
                                            {"ffn_down_shexp.weight", ALL, MATRIX, {32, 64}}};
 
 static const number falcon_h1_numbers[] = {MAMBA2_NUMBERS, HEADS, WIDTH, {"attention.head_count_kv", 2}};
-static const part falcon_h1_parts[] = {MAMBA2_PARTS(ALL), ATTENTION_PARTS(ALL), DENSE_PARTS(ALL), ATTN_NORM, FFN_NORM};
+static const part falcon_h1_parts[] = {MAMBA2_PARTS(ALL), ATTENTION_PARTS(ALL), DENSE_PARTS(ALL), ATTN_NORM,
+                                       {"ffn_norm", ALL, NORM, {64}}};
 
 static const number nemotron_h_numbers[] = {MAMBA2_NUMBERS, HEADS};
 static const part nemotron_h_parts[] = {MAMBA2_PARTS(1), ATTENTION_PARTS(4), ATTN_NORM,
