@@ -95,10 +95,22 @@ static void nibbles(const unsigned char *p, uint8_t q[32]) {
     }
 }
 
-static void fifth_bits(const unsigned char *p, uint8_t q[32]) {
-    uint32_t high;
-    memcpy(&high, p, 4);
-    for (int i = 0; i < 32; i++) q[i] |= (uint8_t)((high >> i & 1) << 4);
+/* Bit i of `bits` into bit 4 of byte i: each byte keeps its own bit, which then carries into the byte's top. */
+static void fifth_bits(const unsigned char *bits, uint8_t q[32]) {
+    for (int k = 0; k < 4; k++) {
+        uint64_t values;
+        const uint64_t own = bits[k] * 0x0101010101010101u & 0x8040201008040201u;
+        memcpy(&values, q + 8 * k, 8);
+        values |= ((own + 0x7F7F7F7F7F7F7F7Fu) & 0x8080808080808080u) >> 3;
+        memcpy(q + 8 * k, &values, 8);
+    }
+}
+
+/* Bit `bit` of byte i of the eight at p into bit i: the factor moves bit 8 i to bit 56 + i. */
+static unsigned char gather_bits(const unsigned char *p, int bit) {
+    uint64_t values;
+    memcpy(&values, p, 8);
+    return (unsigned char)((values >> bit & 0x0101010101010101u) * 0x0102040810204080u >> 56);
 }
 
 /* The 6-bit scale and minimum of block j of a K unit, from its 12 packed bytes. */
@@ -217,11 +229,8 @@ static unsigned char *write_values(int bits, block rows[KERN_PANEL], unsigned ch
     for (int z = 0; z < 4 && bits >= 4; z++)
         for (int i = 0; i < 64; i++) *out++ = (unsigned char)((groups[z][i] & 15) | (groups[z + 4][i] & 15) << 4);
     if (bits == 3 || bits == 5) {
-        for (int g = 0; g < 8; g++) {
-            memset(out, 0, 8);
-            for (int i = 0; i < 64; i++) out[i / 8] |= (unsigned char)((groups[g][i] >> (bits - 1) & 1) << i % 8);
-            out += 8;
-        }
+        for (int g = 0; g < 8; g++)
+            for (int i = 0; i < 8; i++) *out++ = gather_bits(&groups[g][8 * i], bits - 1);
     }
     return bits == 6 ? write_pairs(groups, 4, out) : out;
 }
@@ -278,6 +287,10 @@ static float group_integers(const float v[16], uint8_t q[16]) {
         float worst = 0.0f;
         for (int i = 0; i < 16; i++) {
             const float x = v[i] * inverse, whole = rintf(x);
+            if (!(fabsf(whole) <= 127.0f)) { /* not finite */
+                worst = 1.0f;
+                break;
+            }
             q[i] = (uint8_t)((int)whole + 128);
             worst = fabsf(x - whole) > worst ? fabsf(x - whole) : worst;
         }
@@ -300,14 +313,24 @@ static void pack_integers(const kern_matrix *w, const float *values, int n, unsi
     }
 }
 
+/* Transposes items of n bytes, which the caller gives as a constant: [n_here][K] to [K][16]. */
+static inline __attribute__((always_inline)) void transpose(const unsigned char *rows, size_t row_bytes, size_t n_items, int n_here, size_t n,
+                                                            unsigned char *out) {
+    for (size_t k = 0; k < n_items; k++)
+        for (int r = 0; r < n_here; r++) memcpy(out + (k * KERN_PANEL + (size_t)r) * n, rows + (size_t)r * row_bytes + k * n, n);
+}
+
 /* [rows][K] items of 2 or 4 bytes to [K][16]. */
 static void pack_items(const kern_matrix *w, const unsigned char *rows, size_t row_bytes, size_t item, int first_row, int n_rows,
                        unsigned char *out) {
-    memset(out, 0, w->panel_bytes);
-    for (int r = 0; r < KERN_PANEL && first_row + r < n_rows; r++) {
-        const unsigned char *from = rows + (size_t)(first_row + r) * row_bytes;
-        for (size_t k = 0; k < (size_t)w->n_cols; k++) memcpy(out + (k * KERN_PANEL + (size_t)r) * item, from + k * item, item);
-    }
+    const unsigned char *first = rows + (size_t)first_row * row_bytes;
+    const int n_here = n_rows - first_row < KERN_PANEL ? n_rows - first_row : KERN_PANEL;
+    const size_t n_items = (size_t)w->n_cols;
+    if (n_here < KERN_PANEL) memset(out, 0, n_items * KERN_PANEL * item);
+    if (item == 2 && n_here == KERN_PANEL) transpose(first, row_bytes, n_items, KERN_PANEL, 2, out);
+    else if (item == 2) transpose(first, row_bytes, n_items, n_here, 2, out);
+    else if (n_here == KERN_PANEL) transpose(first, row_bytes, n_items, KERN_PANEL, 4, out);
+    else transpose(first, row_bytes, n_items, n_here, 4, out);
 }
 
 void kern_pack(const kern_matrix *w, quant_type type, const unsigned char *rows, int panel_begin, int panel_end, float *scratch) {
@@ -316,6 +339,8 @@ void kern_pack(const kern_matrix *w, quant_type type, const unsigned char *rows,
     for (int panel = panel_begin; panel < panel_end; panel++) {
         unsigned char *out = w->data + (size_t)panel * w->panel_bytes;
         const int first = panel * KERN_PANEL;
+        const size_t used = (size_t)(w->n_cols / w->layout->unit) * (size_t)w->layout->unit_bytes;
+        memset(out + used, 0, w->panel_bytes - used); /* the same bytes wherever it is packed */
         if (w->layout->source != type) {
             int n = w->n_rows - first < KERN_PANEL ? w->n_rows - first : KERN_PANEL;
             for (int r = 0; r < n; r++)

@@ -74,12 +74,13 @@ static char folder[128], model_path[160], cache_path[170], part_path[180];
 
 static void write_model(uint32_t seed) {
     gguf_builder b;
-    const uint64_t dims[2] = {64, 128};
+    const gguf_builder_llama_shape shape = {.n_layer = 2, .d_model = 64, .n_head = 4, .n_head_kv = 2, .d_ff = 96, .n_ctx = 256};
+    const uint64_t dims[2] = {96, 64}; /* an odd number of blocks: panels end in padding */
     gguf_builder_init(&b);
-    gguf_builder_llama(&b, NULL);
+    gguf_builder_llama(&b, &shape);
     gguf_builder_fill(gguf_builder_find_tensor(&b, "blk.0.attn_q.weight"), seed, 0, 0.1f);
-    gguf_builder_drop_tensor(&b, "blk.1.ffn_up.weight");
-    gguf_builder_tensor *t = gguf_builder_add_tensor(&b, "blk.1.ffn_up.weight", QUANT_Q8_0, 2, dims);
+    gguf_builder_drop_tensor(&b, "blk.1.ffn_down.weight");
+    gguf_builder_tensor *t = gguf_builder_add_tensor(&b, "blk.1.ffn_down.weight", QUANT_Q8_0, 2, dims);
     for (size_t at = 0; at < t->n_bytes; at++) t->data[at] = (unsigned char)((seed = seed * 1664525u + 1013904223u) >> 24);
     const uint16_t scale = quant_f32_to_f16(0.001f);
     for (size_t at = 0; at < t->n_bytes; at += 34) memcpy(t->data + at, &scale, 2);
