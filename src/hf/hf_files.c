@@ -47,7 +47,8 @@ int hf_read_json(const hf_model *m, const char *name, json_t **out) {
     json_error_t problem = {0};
     *out = NULL;
     const int found = hf_read_text(m, name, &text);
-    if (found > 0) *out = json_loadb(text.data ? text.data : "", text.n_bytes, JSON_REJECT_DUPLICATES, &problem);
+    /* All numbers as floats: transformers writes 10^30 for a context without end. */
+    if (found > 0) *out = json_loadb(text.data ? text.data : "", text.n_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &problem);
     buf_free(&text);
     if (found <= 0) return found;
     if (json_is_object(*out)) return 1;

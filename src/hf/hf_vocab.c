@@ -24,8 +24,8 @@ static void add_end(ends *e, int32_t id) {
 static int read_id(const hf_model *m, const json_t *value, const char *file, const char *key, int32_t *out) {
     char place[96];
     snprintf(place, sizeof place, "%s: %s", file, key);
-    const json_int_t id = json_integer_value(value);
-    FAIL_IF(!json_is_integer(value) || id < 0 || id >= m->n_vocab, m->err, WEIR_E_FORMAT, place, "is no token id from 0 to %d",
+    const double id = json_number_value(value);
+    FAIL_IF(!json_is_number(value) || !(id >= 0 && id < m->n_vocab) || id != (int32_t)id, m->err, WEIR_E_FORMAT, place, "is no token id from 0 to %d",
             m->n_vocab - 1);
     *out = (int32_t)id;
     return 0;
@@ -86,7 +86,7 @@ static int put_special(const hf_model *m, const json_t *tokenizer, const json_t 
     if (rc == 0) rc = read_ends(m, m->config, m->config_path, &e);
     const json_t *id = json_object_get(generation, "bos_token_id");
     if (id == NULL) id = json_object_get(m->config, "bos_token_id");
-    if (rc == 0 && bos < 0 && json_is_integer(id)) rc = read_id(m, id, "config.json", "bos_token_id", &bos);
+    if (rc == 0 && bos < 0 && json_is_number(id)) rc = read_id(m, id, "config.json", "bos_token_id", &bos);
     json_decref(generation);
     TRY(rc);
     if (bos >= 0) gguf_builder_u32(m->builder, "tokenizer.ggml.bos_token_id", (uint32_t)bos);

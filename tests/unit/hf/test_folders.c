@@ -113,7 +113,7 @@ static void small_files(void **state) {
     (void)state;
     static const char generation[] = "{\"eos_token_id\": [5, 1], \"bos_token_id\": 0}";
     static const char config[] =
-        "{\"eos_token\": {\"content\": \"</s>\"}, \"chat_template\": [{\"name\": \"tools\", \"template\": \"no\"},"
+        "{\"model_max_length\": 1000000000000000019884624838656, \"eos_token\": {\"content\": \"</s>\"}, \"chat_template\": [{\"name\": \"tools\", \"template\": \"no\"},"
         "{\"name\": \"default\", \"template\": \"{{ bos_token }}yes\"}]}";
     folder_write_case(folder, spec, "BF16", 1);
     folder_write(folder, "generation_config.json", generation, strlen(generation));
