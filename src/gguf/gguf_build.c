@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "gguf/gguf_internal.h"
 
-struct gguf_builder {
+struct gguf_build {
     gguf *g;
     size_t keys_capacity, tensors_capacity, parts_capacity;
     bool failed; /* out of memory */
@@ -18,14 +18,14 @@ static int no_memory(weir_error *err, const char *path) {
     return error_set(err, WEIR_E_NOMEM, path, "no memory for a directory");
 }
 
-int gguf_builder_open(gguf_builder **out, const char *path, const char *container, weir_error *err) {
+int gguf_build_open(gguf_build **out, const char *path, const char *container, weir_error *err) {
     *out = NULL;
-    gguf_builder *b = calloc(1, sizeof *b);
+    gguf_build *b = calloc(1, sizeof *b);
     if (b == NULL) return no_memory(err, path);
     b->g = calloc(1, sizeof *b->g);
     if (b->g) b->g->path = arena_strndup(&b->g->memory, path, strlen(path));
     if (b->g == NULL || b->g->path == NULL) {
-        gguf_builder_close(&b);
+        gguf_build_close(&b);
         return no_memory(err, path);
     }
     b->g->container = container;
@@ -34,21 +34,21 @@ int gguf_builder_open(gguf_builder **out, const char *path, const char *containe
     return 0;
 }
 
-void gguf_builder_close(gguf_builder **b) {
+void gguf_build_close(gguf_build **b) {
     if (*b == NULL) return;
     gguf_close(&(*b)->g);
     free(*b);
     *b = NULL;
 }
 
-void *gguf_builder_memory(gguf_builder *b, size_t n_bytes) {
+void *gguf_build_memory(gguf_build *b, size_t n_bytes) {
     void *memory = arena_alloc(&b->g->memory, n_bytes);
     b->failed |= memory == NULL;
     return memory;
 }
 
 /* A larger copy of an array in the arena, whose blocks live together anyway; NULL = out of memory. */
-static void *grow(gguf_builder *b, void *array, size_t n, size_t *capacity, size_t size) {
+static void *grow(gguf_build *b, void *array, size_t n, size_t *capacity, size_t size) {
     if (n < *capacity) return array;
     const size_t grown = *capacity ? *capacity * 2 : 32;
     void *memory = arena_array(&b->g->memory, grown, size);
@@ -59,7 +59,7 @@ static void *grow(gguf_builder *b, void *array, size_t n, size_t *capacity, size
     return memory;
 }
 
-int gguf_builder_map(gguf_builder *b, const char *path, const unsigned char **bytes, size_t *n_bytes, weir_error *err) {
+int gguf_build_map(gguf_build *b, const char *path, const unsigned char **bytes, size_t *n_bytes, weir_error *err) {
     gguf *g = b->g;
     void *mapping;
     int64_t modified_ns = 0;
@@ -94,7 +94,7 @@ int gguf_builder_map(gguf_builder *b, const char *path, const unsigned char **by
 }
 
 /* A new key whose value has n items of item_bytes each, which the caller writes to *data; NULL = failed. */
-static gguf_key_value *add_key(gguf_builder *b, const char *key, gguf_value_type type, gguf_value_type item_type, size_t n,
+static gguf_key_value *add_key(gguf_build *b, const char *key, gguf_value_type type, gguf_value_type item_type, size_t n,
                                const void *items, size_t item_bytes) {
     gguf *g = b->g;
     gguf_key_value *key_values = grow(b, g->key_values, g->n_key_values, &b->keys_capacity, sizeof *g->key_values);
@@ -110,22 +110,22 @@ static gguf_key_value *add_key(gguf_builder *b, const char *key, gguf_value_type
     return kv;
 }
 
-void gguf_builder_u32(gguf_builder *b, const char *key, uint32_t value) {
+void gguf_build_u32(gguf_build *b, const char *key, uint32_t value) {
     add_key(b, key, GGUF_UINT32, GGUF_UINT32, 1, &value, 4);
 }
-void gguf_builder_f32(gguf_builder *b, const char *key, float value) {
+void gguf_build_f32(gguf_build *b, const char *key, float value) {
     add_key(b, key, GGUF_FLOAT32, GGUF_FLOAT32, 1, &value, 4);
 }
-void gguf_builder_bool(gguf_builder *b, const char *key, bool value) {
+void gguf_build_bool(gguf_build *b, const char *key, bool value) {
     const unsigned char byte = value;
     add_key(b, key, GGUF_BOOL, GGUF_BOOL, 1, &byte, 1);
 }
-void gguf_builder_i32s(gguf_builder *b, const char *key, const int32_t *values, size_t n) {
+void gguf_build_i32s(gguf_build *b, const char *key, const int32_t *values, size_t n) {
     add_key(b, key, GGUF_ARRAY, GGUF_INT32, n, values, 4);
 }
 
 /* Strings as a file has them, each after its length, so that whoever copies keys need not know. */
-static void add_strings(gguf_builder *b, const char *key, gguf_value_type type, const gguf_string *values, size_t n) {
+static void add_strings(gguf_build *b, const char *key, gguf_value_type type, const gguf_string *values, size_t n) {
     size_t total = 0;
     for (size_t i = 0; i < n; i++) b->failed |= !checked_add(total, values[i].n_bytes, &total) || !checked_add(total, 8, &total);
     gguf_string *strings = b->failed ? NULL : arena_array(&b->g->memory, n ? n : 1, sizeof *strings);
@@ -145,19 +145,19 @@ static void add_strings(gguf_builder *b, const char *key, gguf_value_type type, 
     kv->strings = strings;
 }
 
-void gguf_builder_string(gguf_builder *b, const char *key, const char *text, size_t n_bytes) {
+void gguf_build_string(gguf_build *b, const char *key, const char *text, size_t n_bytes) {
     add_strings(b, key, GGUF_STRING, &(gguf_string){text, n_bytes}, 1);
 }
 
-void gguf_builder_strings(gguf_builder *b, const char *key, const gguf_string *values, size_t n) {
+void gguf_build_strings(gguf_build *b, const char *key, const gguf_string *values, size_t n) {
     add_strings(b, key, GGUF_ARRAY, values, n);
 }
 
-void gguf_builder_f32s(gguf_builder *b, const char *key, const float *values, size_t n) {
+void gguf_build_f32s(gguf_build *b, const char *key, const float *values, size_t n) {
     add_key(b, key, GGUF_ARRAY, GGUF_FLOAT32, n, values, 4);
 }
 
-void gguf_builder_tensor(gguf_builder *b, const gguf_tensor *t) {
+void gguf_build_tensor(gguf_build *b, const gguf_tensor *t) {
     gguf *g = b->g;
     gguf_tensor *tensors = grow(b, g->tensors, g->n_tensors, &b->tensors_capacity, sizeof *g->tensors);
     const char *name = arena_strndup(&g->memory, t->name.text, t->name.n_bytes);
@@ -187,7 +187,7 @@ static int index_names(gguf *g, name_index *index, const void *first, size_t n, 
     FAIL(err, WEIR_E_FORMAT, place, "the name occurs more than once");
 }
 
-int gguf_builder_finish(gguf_builder **b, gguf **out, weir_error *err) {
+int gguf_build_finish(gguf_build **b, gguf **out, weir_error *err) {
     gguf *g = (*b)->g;
     int rc = (*b)->failed ? no_memory(err, g->path) : 0;
     *out = NULL;
@@ -197,6 +197,6 @@ int gguf_builder_finish(gguf_builder **b, gguf **out, weir_error *err) {
         (*b)->g = NULL;
         *out = g;
     }
-    gguf_builder_close(b);
+    gguf_build_close(b);
     return rc;
 }

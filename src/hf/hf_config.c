@@ -71,28 +71,28 @@ static const char *key_of(char buffer[128], const hf_model *m, const char *suffi
 
 static void put_u32(const hf_model *m, const char *suffix, int32_t value) {
     char key[128];
-    gguf_builder_u32(m->builder, key_of(key, m, suffix), (uint32_t)value);
+    gguf_build_u32(m->builder, key_of(key, m, suffix), (uint32_t)value);
 }
 
 static void put_f32(const hf_model *m, const char *suffix, double value) {
     char key[128];
-    gguf_builder_f32(m->builder, key_of(key, m, suffix), (float)value);
+    gguf_build_f32(m->builder, key_of(key, m, suffix), (float)value);
 }
 
 static void put_text(const hf_model *m, const char *suffix, const char *value) {
     char key[128];
-    gguf_builder_string(m->builder, key_of(key, m, suffix), value, strlen(value));
+    gguf_build_string(m->builder, key_of(key, m, suffix), value, strlen(value));
 }
 
 /* A tensor of n floats that the folder does not store. */
 static float *put_vector(const hf_model *m, const char *name, size_t n) {
-    float *values = gguf_builder_memory(m->builder, n * sizeof *values);
+    float *values = gguf_build_memory(m->builder, n * sizeof *values);
     const gguf_tensor t = {.name = {name, strlen(name)},
                            .n_dims = 1,
                            .dims = {n},
                            .format = quant_format_of(QUANT_F32),
                            .data = (unsigned char *)values};
-    if (values) gguf_builder_tensor(m->builder, &t);
+    if (values) gguf_build_tensor(m->builder, &t);
     return values;
 }
 
@@ -341,8 +341,8 @@ int hf_read_config(hf_model *m) {
     TRY(check_supported(m));
     TRY(read_shape(m));
     TRY(read_float(m, m->config, "rms_norm_eps", m->family->norm_eps, &eps));
-    gguf_builder_string(m->builder, "general.architecture", m->family->arch, strlen(m->family->arch));
-    gguf_builder_string(m->builder, "general.type", "model", 5);
+    gguf_build_string(m->builder, "general.architecture", m->family->arch, strlen(m->family->arch));
+    gguf_build_string(m->builder, "general.type", "model", 5);
     put_u32(m, "context_length", m->n_ctx);
     put_u32(m, "embedding_length", m->d_model);
     put_u32(m, "block_count", m->n_layer);

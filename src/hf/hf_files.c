@@ -64,7 +64,7 @@ static void put_name(hf_model *m) {
     while (n > 1 && m->dir[n - 1] == '/') n--;
     size_t begin = n;
     while (begin > 0 && m->dir[begin - 1] != '/') begin--;
-    gguf_builder_string(m->builder, "general.name", m->dir + begin, n - begin);
+    gguf_build_string(m->builder, "general.name", m->dir + begin, n - begin);
 }
 
 static int read_all(hf_model *m) {
@@ -77,10 +77,10 @@ static int read_all(hf_model *m) {
 static int open_folder(gguf **out, const char *path, bool as_ggml, weir_error *err) {
     hf_model m = {.dir = path, .err = err, .as_ggml = as_ggml};
     *out = NULL;
-    TRY(gguf_builder_open(&m.builder, path, "safetensors", err));
+    TRY(gguf_build_open(&m.builder, path, "safetensors", err));
     int rc = read_all(&m);
-    if (rc >= 0) rc = gguf_builder_finish(&m.builder, out, err);
-    gguf_builder_close(&m.builder);
+    if (rc >= 0) rc = gguf_build_finish(&m.builder, out, err);
+    gguf_build_close(&m.builder);
     json_decref(m.config);
     return rc < 0 ? rc : 0;
 }

@@ -248,20 +248,20 @@ static int find_candidate(const converter *c, const candidate **out) {
 }
 
 static void put_keys(const converter *c, const candidate *k) {
-    gguf_builder *b = c->m->builder;
-    gguf_builder_string(b, "tokenizer.ggml.model", k->model, strlen(k->model));
-    gguf_builder_string(b, "tokenizer.ggml.pre", k->pre ? k->pre : "default", strlen(k->pre ? k->pre : "default"));
-    gguf_builder_strings(b, "tokenizer.ggml.tokens", c->tokens, c->n_tokens);
-    gguf_builder_i32s(b, "tokenizer.ggml.token_type", c->types, c->n_tokens);
+    gguf_build *b = c->m->builder;
+    gguf_build_string(b, "tokenizer.ggml.model", k->model, strlen(k->model));
+    gguf_build_string(b, "tokenizer.ggml.pre", k->pre ? k->pre : "default", strlen(k->pre ? k->pre : "default"));
+    gguf_build_strings(b, "tokenizer.ggml.tokens", c->tokens, c->n_tokens);
+    gguf_build_i32s(b, "tokenizer.ggml.token_type", c->types, c->n_tokens);
     if (k->pre)
-        gguf_builder_strings(b, "tokenizer.ggml.merges", c->merges, c->n_merges);
+        gguf_build_strings(b, "tokenizer.ggml.merges", c->merges, c->n_merges);
     else
-        gguf_builder_f32s(b, "tokenizer.ggml.scores", c->scores, c->n_tokens);
+        gguf_build_f32s(b, "tokenizer.ggml.scores", c->scores, c->n_tokens);
     for (size_t i = 0; i < c->n_tokens; i++)
-        if (c->types[i] == TOK_UNKNOWN) gguf_builder_u32(b, "tokenizer.ggml.unknown_token_id", (uint32_t)i);
-    gguf_builder_bool(b, "tokenizer.ggml.add_bos_token", tok_adds_bos(c->reference));
-    gguf_builder_bool(b, "tokenizer.ggml.add_eos_token", tok_adds_eos(c->reference));
-    if (k->pre == NULL) gguf_builder_bool(b, "tokenizer.ggml.add_space_prefix", k->space_prefix);
+        if (c->types[i] == TOK_UNKNOWN) gguf_build_u32(b, "tokenizer.ggml.unknown_token_id", (uint32_t)i);
+    gguf_build_bool(b, "tokenizer.ggml.add_bos_token", tok_adds_bos(c->reference));
+    gguf_build_bool(b, "tokenizer.ggml.add_eos_token", tok_adds_eos(c->reference));
+    if (k->pre == NULL) gguf_build_bool(b, "tokenizer.ggml.add_space_prefix", k->space_prefix);
 }
 
 static int convert(converter *c, const json_t *root, const char *text, size_t n_bytes, int32_t bos, int32_t eos) {
@@ -275,7 +275,7 @@ static int convert(converter *c, const json_t *root, const char *text, size_t n_
     TRY(find_candidate(c, &found));
     put_keys(c, found);
     if (bos < 0 && tok_bos(c->reference) >= 0)
-        gguf_builder_u32(c->m->builder, "tokenizer.ggml.bos_token_id", (uint32_t)tok_bos(c->reference));
+        gguf_build_u32(c->m->builder, "tokenizer.ggml.bos_token_id", (uint32_t)tok_bos(c->reference));
     return 0;
 }
 

@@ -25,7 +25,7 @@ typedef struct hf_family {
 typedef struct hf_model {
     const char *dir;
     weir_error *err;
-    gguf_builder *builder;
+    gguf_build *builder;
     const hf_family *family;
     json_t *config;          /* of the text model */
     const char *config_path; /* "config.json" or "config.json: text_config" */

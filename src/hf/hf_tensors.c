@@ -33,7 +33,7 @@ static int open_shard(tensors *t, const char *name) {
     size_t n_bytes;
     *s = (shard){.name = name, .part = (uint16_t)t->n_shards};
     TRY(hf_path(m, name, path, sizeof path));
-    TRY(gguf_builder_map(m->builder, path, &s->bytes, &n_bytes, m->err));
+    TRY(gguf_build_map(m->builder, path, &s->bytes, &n_bytes, m->err));
     TRY(safetensors_parse(&s->list, s->bytes, n_bytes, name, m->err));
     t->n_shards++;
     return 0;
@@ -250,7 +250,7 @@ static int check_shape(const tensors *t, const shard *s, const safetensor *x, co
 static const unsigned char *make_vector(const hf_model *m, const safetensor *x, const unsigned char *data, bool turned,
                                         bool plus_one) {
     const size_t n = (size_t)x->n_values, half = (size_t)m->d_head / 2;
-    float *own = gguf_builder_memory(m->builder, n * sizeof *own);
+    float *own = gguf_build_memory(m->builder, n * sizeof *own);
     float *stored = own && turned ? malloc(n * sizeof *stored) : own;
     if (stored == NULL) return NULL;
     x->format->dequantise(data, stored, n);
@@ -304,7 +304,7 @@ static int put_tensor(const tensors *t, const shard *s, const safetensor *x) {
         if (out.data == NULL)
             return fail_tensor(t, s, x, WEIR_E_NOMEM, "no memory for %llu values", (unsigned long long)x->n_values);
     }
-    gguf_builder_tensor(m->builder, &out);
+    gguf_build_tensor(m->builder, &out);
     return 0;
 }
 

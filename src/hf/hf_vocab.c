@@ -89,10 +89,10 @@ static int put_special(const hf_model *m, const json_t *tokenizer, const json_t 
     if (rc == 0 && bos < 0 && json_is_number(id)) rc = read_id(m, id, "config.json", "bos_token_id", &bos);
     json_decref(generation);
     TRY(rc);
-    if (bos >= 0) gguf_builder_u32(m->builder, "tokenizer.ggml.bos_token_id", (uint32_t)bos);
-    if (e.n > 0) gguf_builder_u32(m->builder, "tokenizer.ggml.eos_token_id", (uint32_t)e.ids[0]);
-    if (e.n > 1) gguf_builder_i32s(m->builder, "tokenizer.ggml.eos_token_ids", e.ids, e.n);
-    if (pad >= 0) gguf_builder_u32(m->builder, "tokenizer.ggml.padding_token_id", (uint32_t)pad);
+    if (bos >= 0) gguf_build_u32(m->builder, "tokenizer.ggml.bos_token_id", (uint32_t)bos);
+    if (e.n > 0) gguf_build_u32(m->builder, "tokenizer.ggml.eos_token_id", (uint32_t)e.ids[0]);
+    if (e.n > 1) gguf_build_i32s(m->builder, "tokenizer.ggml.eos_token_ids", e.ids, e.n);
+    if (pad >= 0) gguf_build_u32(m->builder, "tokenizer.ggml.padding_token_id", (uint32_t)pad);
     *bos_out = bos;
     *eos_out = e.n > 0 ? e.ids[0] : -1;
     return 0;
@@ -117,14 +117,14 @@ static int put_template(const hf_model *m, const json_t *tokenizer_config) {
     static const char key[] = "tokenizer.chat_template";
     buf text = BUF_INIT;
     const int found = hf_read_text(m, "chat_template.jinja", &text);
-    if (found > 0) gguf_builder_string(m->builder, key, text.data ? text.data : "", text.n_bytes);
+    if (found > 0) gguf_build_string(m->builder, key, text.data ? text.data : "", text.n_bytes);
     buf_free(&text);
     if (found != 0) return found;
     json_t *own = NULL;
     TRY(hf_read_json(m, "chat_template.json", &own));
     const char *source = template_of(tokenizer_config);
     if (source == NULL) source = template_of(own);
-    if (source) gguf_builder_string(m->builder, key, source, strlen(source));
+    if (source) gguf_build_string(m->builder, key, source, strlen(source));
     json_decref(own);
     return 0;
 }
@@ -145,7 +145,7 @@ static int put_all(hf_model *m, const buf *text) {
     if (rc >= 0 && m->as_ggml)
         rc = hf_put_ggml_vocab(m, tokenizer, text->data, text->n_bytes, bos, eos);
     else if (rc >= 0)
-        gguf_builder_string(m->builder, "tokenizer.huggingface.json", text->data, text->n_bytes);
+        gguf_build_string(m->builder, "tokenizer.huggingface.json", text->data, text->n_bytes);
     json_decref(tokenizer);
     json_decref(config);
     return rc < 0 ? rc : 0;
