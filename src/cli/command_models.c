@@ -24,11 +24,11 @@ static void put_path(buf *out, const quant_format *format) {
         buf_puts(out, "not for weights");
         return;
     }
-    const char *source = quant_format_of(w.layout->source)->name;
     if (w.layout->source == format->type)
         buf_printf(out, "its own kernels, packed as `%s`", w.layout->name);
     else
-        buf_printf(out, "converted to %s when loaded, packed as `%s`", source, w.layout->name);
+        buf_printf(out, "converted when loaded, packed as `%s`: %s", w.layout->name,
+                   w.layout->bits ? "8-bit integers, a scale for each 16" : "floats");
 }
 
 static void put_formats(buf *out) {

@@ -38,7 +38,7 @@ static const kern_layout layouts[KERN_N_LAYOUTS] = {
 
 /* Types of which each group of 16 values is one scale times integers of at most 127 (quant_iq.c, quant_low.c, quant_fp4.c). */
 static const quant_type grouped_types[] = {QUANT_IQ1_S, QUANT_IQ1_M, QUANT_IQ2_XXS, QUANT_IQ2_XS, QUANT_IQ2_S, QUANT_IQ3_XXS, QUANT_IQ3_S,
-                                           QUANT_TQ1_0, QUANT_TQ2_0, QUANT_NVFP4};
+                                           QUANT_TQ1_0, QUANT_TQ2_0, QUANT_NVFP4, QUANT_Q1_0, QUANT_Q2_0};
 
 const kern_layout *kern_layout_for(quant_type type) {
     for (int i = 0; i < KERN_N_LAYOUTS; i++)

@@ -38,7 +38,7 @@ static const kern_ops *level(const char *name) {
 static const quant_type types[] = {QUANT_F32,  QUANT_F16,  QUANT_BF16, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0,
                                    QUANT_Q5_1, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_Q2_K, QUANT_Q3_K,
                                    QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_IQ2_XXS, QUANT_IQ2_XS,
-                                   QUANT_IQ2_S, QUANT_IQ3_XXS, QUANT_IQ3_S, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_NVFP4};
+                                   QUANT_IQ2_S, QUANT_IQ3_XXS, QUANT_IQ3_S, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_NVFP4, QUANT_Q1_0, QUANT_Q2_0};
 #define N_TYPES (sizeof types / sizeof types[0])
 
 /* ---- inputs ----------------------------------------------------------------------------------------------------------- */
@@ -79,7 +79,8 @@ static void fill_weights(const quant_format *f, unsigned char *rows, size_t n_by
                   {QUANT_Q8_0, {0, -1}}, {QUANT_Q4_K, {0, 2}}, {QUANT_Q5_K, {0, 2}},  {QUANT_Q6_K, {208, -1}},
                   {QUANT_Q2_K, {80, 82}}, {QUANT_Q3_K, {108, -1}}, {QUANT_IQ4_NL, {0, -1}}, {QUANT_IQ4_XS, {0, -1}},
                   {QUANT_IQ1_S, {0, -1}}, {QUANT_IQ2_XXS, {0, -1}}, {QUANT_IQ2_XS, {0, -1}}, {QUANT_IQ2_S, {0, -1}},
-                  {QUANT_IQ3_XXS, {0, -1}}, {QUANT_IQ3_S, {0, -1}}, {QUANT_TQ1_0, {52, -1}}, {QUANT_TQ2_0, {64, -1}}};
+                  {QUANT_IQ3_XXS, {0, -1}}, {QUANT_IQ3_S, {0, -1}}, {QUANT_TQ1_0, {52, -1}}, {QUANT_TQ2_0, {64, -1}},
+                  {QUANT_Q1_0, {0, -1}}, {QUANT_Q2_0, {0, -1}}};
     for (size_t i = 0; i < n_bytes; i++)
         rows[i] = how == FILL_LOW || how == FILL_ZERO ? 0 : how == FILL_HIGH ? 255 : (unsigned char)random_u32();
     if (f->type == QUANT_Q8_0 && how == FILL_LOW) memset(rows, 0x80, n_bytes);
