@@ -86,6 +86,14 @@ def events(answer):
     return [json.loads(f[6:]) if f[6:] != b"[DONE]" else "DONE" for f in body_of(answer).split(b"\n\n") if f]
 
 
+def length_of_one_digit(text):
+    """The Content-Length as if a duration in the body had one digit: how many it has is a matter of speed."""
+    duration = re.search(r'"duration_ms":(\d+)', text)
+    if duration is None:
+        return text
+    return re.sub(r"(?m)^(Content-Length: )(\d+)", lambda m: m.group(1) + str(int(m.group(2)) - len(duration.group(1)) + 1), text)
+
+
 def normalise(answer):
     head, separator, _ = answer.partition(b"\r\n\r\n")
     text = (head + separator + body_of(answer)).decode("utf-8", "backslashreplace")
@@ -94,6 +102,7 @@ def normalise(answer):
     text = re.sub(r"(?m)^X-Correlation-ID: [0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\r$",
                   "X-Correlation-ID: {uuid}\r", text)
     text = re.sub(r'"started_at":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"', '"started_at":"{now}"', text)
+    text = length_of_one_digit(text)
     text = re.sub(r'"(decode_time_ms|duration_ms)":\d+', r'"\1":{ms}', text)
     return text.replace("\r", "\\r")
 

@@ -7,10 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
-#include "base/clock.h"
 #include "grammar/grammar.h"
 
 typedef enum notation { SCHEMA, REGEX, GBNF } notation;
@@ -289,9 +289,10 @@ static void bombs_are_bounded(void **unused) {
     for (size_t i = 0; i < sizeof bombs / sizeof bombs[0]; i++) {
         grammar *g = NULL;
         weir_error err = {0};
-        const int64_t begin = clock_now_us();
+        /* Of the processor, so that a busy machine changes nothing. */
+        const clock_t begin = clock();
         const int code = compile(bombs[i].kind, &g, bombs[i].text, &err);
-        const int64_t took_us = clock_now_us() - begin;
+        const int64_t took_us = (int64_t)(clock() - begin) * 1000000 / CLOCKS_PER_SEC;
         if (took_us > 3000000) fail_msg("%.60s...: %lld us", bombs[i].text, (long long)took_us);
         if (code < 0 && code != WEIR_E_LIMIT && code != WEIR_E_FORMAT && code != WEIR_E_UNSUPPORTED && code != WEIR_E_INVALID)
             fail_msg("%.60s...: %s", bombs[i].text, err.message);
@@ -300,7 +301,7 @@ static void bombs_are_bounded(void **unused) {
             assert_int_equal(grammar_state_open(&s, g, &err), 0);
             for (int k = 0; k < 500; k++) assert_true(grammar_advance(s, k % 3 ? "a" : "x", 1, &err) != WEIR_E_NOMEM);
             grammar_state_close(&s);
-            if (clock_now_us() - begin > 6000000) fail_msg("%.60s...: slow to match", bombs[i].text);
+            if ((clock() - begin) / CLOCKS_PER_SEC >= 6) fail_msg("%.60s...: slow to match", bombs[i].text);
         }
         grammar_close(&g);
         free(bombs[i].text);
