@@ -144,13 +144,6 @@ enum {
 };
 #define VEC_UNPACKED_BYTES(bits, codes) ((size_t)512)
 
-/* A packed block as the bytes that vb_dots takes when it is not packed. */
-VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, kern_codes codes, uint8_t *to) {
-    vb w[8];
-    vb_unpack(p, bits, codes, w);
-    for (int g = 0; g < 8; g++) vb_store(to + 64 * g, w[g]);
-}
-
 /* dot[i][j] = sum over groups [g0, g0 + n) of 4 values: block j's weights (unsigned) times activation row i. A block is packed as
  * pack.c says, or what vb_unpack_store made of it. n_panels <= VEC_TILE_PANELS, m <= VEC_TILE_ROWS. */
 VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, kern_codes codes, bool packed, const int8_t *a,
@@ -276,11 +269,6 @@ VEC_INLINE __m256i spread_bits(uint32_t bits, char value) {
     __m256i x = _mm256_shuffle_epi8(_mm256_set1_epi32((int32_t)bits), byte_of);
     return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(x, bit_of), bit_of), _mm256_set1_epi8(value));
 }
-VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
-    (void)p;
-    (void)n_bytes;
-}
-
 enum {
     VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 0,
     VEC_FLOAT_ROWS = 6, VEC_FLOAT_PANELS = 4, VEC_FLOAT_TILE = 1,
@@ -471,22 +459,12 @@ VEC_INLINE void vb_unpack(const uint8_t *p, int bits, kern_codes codes, vb w[8])
         }
     }
 }
-VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
-    (void)p;
-    (void)n_bytes;
-}
-
 enum {
     VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 2, VEC_HOLDS_SUMS = 1,
     VEC_FLOAT_ROWS = 2, VEC_FLOAT_PANELS = 1, VEC_FLOAT_TILE = 1,
     VEC_SCORE_ROWS = 2, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 2, VEC_VALUE_TILE = 1,
 };
 #define VEC_UNPACKED_BYTES(bits, codes) ((size_t)512)
-VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, kern_codes codes, uint8_t *to) {
-    vb w[8];
-    vb_unpack(p, bits, codes, w);
-    for (int g = 0; g < 8; g++) vb_store(to + 64 * g, w[g]);
-}
 VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, kern_codes codes, bool packed, const int8_t *a,
                         size_t a_stride, int g0, int n, vi dot[][VEC_TILE_PANELS]) {
     (void)n_panels;
@@ -498,6 +476,23 @@ VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int 
             for (int k = 0; k < 64; k++) sum.v[k / 4] += (int32_t)w[g].v[k] * a[(size_t)i * a_stride + (size_t)(4 * g + k % 4)];
         dot[i][0] = sum;
     }
+}
+#endif
+
+#ifndef KERN_AVX2
+/* A packed block as the bytes that vb_dots takes when it is not packed. */
+VEC_INLINE void vb_unpack_store(const uint8_t *p, int bits, kern_codes codes, uint8_t *to) {
+    vb w[8];
+    vb_unpack(p, bits, codes, w);
+    for (int g = 0; g < 8; g++) vb_store(to + 64 * g, w[g]);
+}
+#endif
+
+#ifndef KERN_AVX512
+/* Only AVX-512 gains by it. */
+VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
+    (void)p;
+    (void)n_bytes;
 }
 #endif
 
