@@ -2,7 +2,6 @@
 #include "engine/engine.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -11,50 +10,10 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/memory.h"
-#include "base/pool.h"
+#include "engine/engine_internal.h"
 
 /* Rows of logits for drafts, in one step over all sequences. */
 enum { DEFAULT_PARALLEL = 64, DEFAULT_BATCH = 512, DRAFT_ROWS = 32 };
-
-struct engine_seq {
-    engine *owner;
-    unsigned char *state; /* recurrent state after `length` tokens; NULL: there is none, or no tokens */
-    int32_t length, n_pages;
-    unsigned char *pages[]; /* [n_pages] */
-};
-
-struct engine {
-    const weir_model *model;
-    pool *threads;
-    forward *pass;
-    int32_t n_ctx, n_batch, n_parallel, n_logits;
-
-    unsigned char *slab; /* [n_pages][page_bytes] */
-    size_t slab_bytes, page_bytes;
-    int32_t n_pages;
-    int32_t *free_pages; /* stack of page numbers */
-    int32_t n_free;
-    atomic_int n_used;   /* pages; read by other threads */
-
-    /* Recurrent states. A step writes each sequence's next state to a slot of its own and then frees the one before, so that a
-     * failed step changes nothing: n_parallel slots for sequences and as many for a step. Slot 0 is all zeros, for sequences
-     * without tokens, and never written. */
-    unsigned char *states;
-    size_t states_bytes, state_bytes, state_stride;
-    unsigned char **free_states; /* stack */
-    int32_t n_free_states, n_seqs;
-    unsigned char **next_states; /* [n_parallel] of the items of a step */
-
-    float *logits;       /* [n_logits][logits_stride] */
-    size_t logits_stride, logits_bytes;
-    int32_t *logits_of;  /* [n_parallel + 1] an item's first row of logits; they end where the next item's begin */
-
-    /* A step's batch. */
-    int32_t *tokens, *output_rows;
-    forward_group *groups;
-};
-
-static int32_t pages_for(int32_t n_tokens) { return (n_tokens + KERN_PAGE - 1) / KERN_PAGE; }
 
 static void *map_zeroed(size_t n_bytes) {
     void *memory = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -108,9 +67,11 @@ static int choose_sizes(engine *e, const weir_engine_options *o, weir_error *err
     if (n_pages > INT32_MAX / KERN_PAGE) n_pages = INT32_MAX / KERN_PAGE;
     FAIL_IF(n_pages < 1, err, WEIR_E_INVALID, "KV cache", "%llu bytes do not hold one page of %d tokens (%zu bytes)",
             (unsigned long long)n_bytes, KERN_PAGE, e->page_bytes);
-    e->n_pages = (int32_t)n_pages;
-    if (e->n_ctx > e->n_pages * KERN_PAGE) e->n_ctx = e->n_pages * KERN_PAGE;
-    return 0;
+    if (e->n_ctx > (int32_t)n_pages * KERN_PAGE) e->n_ctx = (int32_t)n_pages * KERN_PAGE;
+    /* As much for the states of kept prefixes as for the states of all sequences, or an eighth of the memory. */
+    e->most_snapshot_bytes = e->states_bytes > available / 8 ? e->states_bytes : available / 8;
+    FAIL_IF(!checked_mul((size_t)n_pages, e->page_bytes, &e->slab_bytes), err, WEIR_E_NOMEM, "KV cache", "the size overflows");
+    return pages_open(&e->pages, (int32_t)n_pages, KERN_PAGE, engine_drop_snapshot, e, err);
 }
 
 static int allocate_states(engine *e, weir_error *err) {
@@ -127,21 +88,17 @@ static int allocate_states(engine *e, weir_error *err) {
 
 static int allocate(engine *e, weir_error *err) {
     TRY(allocate_states(e, err));
-    FAIL_IF(!checked_mul((size_t)e->n_pages, e->page_bytes, &e->slab_bytes), err, WEIR_E_NOMEM, "KV cache", "the size overflows");
     e->slab = map_zeroed(e->slab_bytes);
     FAIL_IF(e->slab == NULL, err, WEIR_E_NOMEM, "KV cache", "%.1f MB are not to be had: %s", (double)e->slab_bytes / 1e6, strerror(errno));
     e->logits_stride = (size_t)kern_pad16(e->model->config.n_vocab);
     e->logits_bytes = (size_t)e->n_logits * e->logits_stride * sizeof(float);
     e->logits = map_zeroed(e->logits_bytes);
-    e->free_pages = malloc((size_t)e->n_pages * sizeof *e->free_pages);
     e->logits_of = calloc((size_t)e->n_parallel + 1, sizeof *e->logits_of);
     e->tokens = malloc((size_t)e->n_batch * sizeof *e->tokens);
     e->output_rows = malloc((size_t)e->n_batch * sizeof *e->output_rows);
     e->groups = malloc((size_t)e->n_parallel * sizeof *e->groups);
-    FAIL_IF(!e->logits || !e->free_pages || !e->logits_of || !e->tokens || !e->output_rows || !e->groups, err, WEIR_E_NOMEM, NULL,
+    FAIL_IF(!e->logits || !e->logits_of || !e->tokens || !e->output_rows || !e->groups, err, WEIR_E_NOMEM, NULL,
             "no memory for the batch");
-    e->n_free = e->n_pages;
-    for (int32_t i = 0; i < e->n_pages; i++) e->free_pages[i] = e->n_pages - 1 - i;
     return 0;
 }
 
@@ -175,7 +132,7 @@ void engine_close(engine **ee) {
     free(e->free_states);
     free(e->next_states);
     if (e->logits) munmap(e->logits, e->logits_bytes);
-    free(e->free_pages);
+    pages_close(&e->pages);
     free(e->logits_of);
     free(e->tokens);
     free(e->output_rows);
@@ -190,95 +147,14 @@ bool engine_can_generate(const engine *e) { return model_generates(e->model); }
 int32_t engine_n_parallel(const engine *e) { return e->n_parallel; }
 int32_t engine_n_logits(const engine *e) { return e->n_logits; }
 int32_t engine_n_threads(const engine *e) { return pool_n_threads(e->threads); }
-int64_t engine_kv_tokens_total(const engine *e) { return (int64_t)e->n_pages * KERN_PAGE; }
-int64_t engine_kv_tokens_used(const engine *e) { return (int64_t)atomic_load(&((engine *)e)->n_used) * KERN_PAGE; }
+int64_t engine_kv_tokens_total(const engine *e) { return (int64_t)(e->slab_bytes / e->page_bytes) * KERN_PAGE; }
+int64_t engine_kv_tokens_used(const engine *e) { return (int64_t)pages_n_used(e->pages) * KERN_PAGE; }
+int64_t engine_kv_tokens_kept(const engine *e) { return (int64_t)pages_n_kept(e->pages) * KERN_PAGE; }
+int64_t engine_kv_tokens_available(const engine *e) { return (int64_t)pages_n_available(e->pages) * KERN_PAGE; }
 
 size_t engine_state_bytes(const engine *e) { return e->state_bytes; }
 
-int engine_seq_open(engine *e, int32_t n_tokens, engine_seq **out, weir_error *err) {
-    *out = NULL;
-    FAIL_IF(n_tokens < 1 || n_tokens > e->n_ctx, err, WEIR_E_CONTEXT, NULL, "%d tokens do not fit the context of %d", n_tokens, e->n_ctx);
-    const int32_t n_pages = pages_for(n_tokens);
-    FAIL_IF(n_pages > e->n_free, err, WEIR_E_LIMIT, "KV cache", "%d pages are needed, %d are free", n_pages, e->n_free);
-    FAIL_IF(e->state_bytes && e->n_seqs >= e->n_parallel, err, WEIR_E_LIMIT, "recurrent state", "all %d states are in use", e->n_parallel);
-    engine_seq *s = malloc(sizeof *s + (size_t)n_pages * sizeof s->pages[0]);
-    FAIL_IF(s == NULL, err, WEIR_E_NOMEM, NULL, "no memory for a sequence");
-    s->owner = e;
-    s->state = NULL;
-    s->length = 0;
-    s->n_pages = n_pages;
-    e->n_seqs++;
-    for (int32_t i = 0; i < n_pages; i++) s->pages[i] = e->slab + (size_t)e->free_pages[--e->n_free] * e->page_bytes;
-    atomic_store(&e->n_used, e->n_pages - e->n_free);
-    *out = s;
-    return 0;
-}
-
-static void set_state(engine_seq *s, unsigned char *state) {
-    if (s->state) s->owner->free_states[s->owner->n_free_states++] = s->state;
-    s->state = state;
-}
-
-void engine_seq_close(engine *e, engine_seq **ss) {
-    engine_seq *s = *ss;
-    if (s == NULL) return;
-    set_state(s, NULL);
-    e->n_seqs--;
-    for (int32_t i = s->n_pages; i-- > 0;) e->free_pages[e->n_free++] = (int32_t)((size_t)(s->pages[i] - e->slab) / e->page_bytes);
-    atomic_store(&e->n_used, e->n_pages - e->n_free);
-    free(s);
-    *ss = NULL;
-}
-
-int32_t engine_seq_length(const engine_seq *s) { return s->length; }
-
-bool engine_seq_can_truncate(const engine_seq *s, int32_t length) {
-    return length >= 0 && length <= s->length && (s->owner->state_bytes == 0 || length == 0 || length == s->length);
-}
-
-void engine_seq_truncate(engine_seq *s, int32_t length) {
-    if (!engine_seq_can_truncate(s, length)) return;
-    s->length = length;
-    if (length == 0) set_state(s, NULL);
-}
-
-struct engine_checkpoint {
-    int32_t length;
-    size_t n_bytes;
-    unsigned char state[]; /* [n_bytes] */
-};
-
-int engine_checkpoint_save(const engine_seq *s, engine_checkpoint **out, weir_error *err) {
-    const size_t n_bytes = s->state ? s->owner->state_bytes : 0;
-    engine_checkpoint *c = *out = malloc(sizeof *c + n_bytes);
-    FAIL_IF(c == NULL, err, WEIR_E_NOMEM, "recurrent state", "no memory for a checkpoint of %.1f MB", (double)n_bytes / 1e6);
-    c->length = s->length;
-    c->n_bytes = n_bytes;
-    if (n_bytes) memcpy(c->state, s->state, n_bytes);
-    return 0;
-}
-
-int32_t engine_checkpoint_length(const engine_checkpoint *c) { return c->length; }
-
-bool engine_checkpoint_restore(engine_seq *s, const engine_checkpoint *c) {
-    engine *e = s->owner;
-    if (c->length > s->length || (c->n_bytes && c->n_bytes != e->state_bytes)) return false;
-    s->length = c->length;
-    if (c->n_bytes == 0) {
-        set_state(s, NULL);
-        return true;
-    }
-    /* A sequence with tokens has a slot, and that it has tokens was asked above. */
-    memcpy(s->state, c->state, c->n_bytes);
-    return true;
-}
-
-void engine_checkpoint_free(engine_checkpoint **c) {
-    free(*c);
-    *c = NULL;
-}
-
-static int check_items(const engine *e, const engine_item *items, int32_t n_items, weir_error *err) {
+static int check_items(engine *e, const engine_item *items, int32_t n_items, weir_error *err) {
     int64_t n_rows = 0, n_logits = 0;
     FAIL_IF(!model_generates(e->model), err, WEIR_E_UNSUPPORTED, e->model->info.path,
             "the model computes embeddings (architecture %s); it cannot generate text", e->model->info.architecture);
@@ -294,6 +170,7 @@ static int check_items(const engine *e, const engine_item *items, int32_t n_item
                 "%d rows of logits of %d tokens; a step has at most %d", item->n_logits, item->n_tok, e->n_logits);
         FAIL_IF(item->n_tok > item->seq->n_pages * KERN_PAGE - item->seq->length, err, WEIR_E_INVALID, NULL,
                 "%d tokens after %d exceed the sequence's room of %d", item->n_tok, item->seq->length, item->seq->n_pages * KERN_PAGE);
+        TRY(engine_seq_own_pages(item->seq, item->n_tok, err));
         for (int32_t t = 0; t < item->n_tok; t++)
             FAIL_IF(item->tokens[t] < 0 || item->tokens[t] >= e->model->config.n_vocab, err, WEIR_E_INVALID, NULL,
                     "token %d is outside the vocabulary of %d", item->tokens[t], e->model->config.n_vocab);
@@ -314,7 +191,7 @@ static forward_group make_group(engine *e, const engine_item *item, int32_t i, i
 static int run_batch(engine *e, const forward_batch *batch, const engine_item *items, int32_t n_items, weir_error *err) {
     const int rc = forward_run(e->pass, batch, err);
     for (int32_t i = 0; e->state_bytes && i < n_items; i++) {
-        if (rc == 0) set_state(items[i].seq, e->next_states[i]);
+        if (rc == 0) engine_set_state(items[i].seq, e->next_states[i]);
         else e->free_states[e->n_free_states++] = e->next_states[i];
     }
     for (int32_t i = 0; rc == 0 && i < n_items; i++) items[i].seq->length += items[i].n_tok;

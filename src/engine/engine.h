@@ -45,12 +45,18 @@ int32_t engine_n_logits(const engine *e);   /* most rows of logits in a step: on
 int32_t engine_n_threads(const engine *e);
 int64_t engine_kv_tokens_total(const engine *e);
 int64_t engine_kv_tokens_used(const engine *e); /* in pages that sequences hold; any thread */
+int64_t engine_kv_tokens_kept(const engine *e); /* in pages that only the prefix tree holds; any thread */
+int64_t engine_kv_tokens_available(const engine *e); /* in pages that sequences could still get */
 
 /* Bytes of one sequence's recurrent state; 0 = the model has none, and a sequence is nothing but its pages. */
 size_t engine_state_bytes(const engine *e);
 
-/* A sequence that may grow to n_tokens, with its pages and state. WEIR_E_LIMIT: no pages or no state free now. WEIR_E_CONTEXT: it
- * can never fit. */
+/* A sequence without pages. Texts of sequences with different `salt` share nothing. WEIR_E_LIMIT: no state is free now. */
+int engine_seq_begin(engine *e, uint64_t salt, engine_seq **out, weir_error *err);
+/* Gives the sequence the pages that n_tokens tokens need in all, at the cost of kept ones where none are free. WEIR_E_LIMIT: there
+ * are not so many now, and it got none. WEIR_E_CONTEXT: they can never fit. */
+int engine_seq_reserve(engine_seq *seq, int32_t n_tokens, weir_error *err);
+/* Both: a sequence that may grow to n_tokens. */
 int engine_seq_open(engine *e, int32_t n_tokens, engine_seq **out, weir_error *err);
 void engine_seq_close(engine *e, engine_seq **seq);
 int32_t engine_seq_length(const engine_seq *seq);
@@ -60,6 +66,16 @@ int32_t engine_seq_length(const engine_seq *seq);
 bool engine_seq_can_truncate(const engine_seq *seq, int32_t length);
 /* Forgets all tokens from `length` on; does nothing where engine_seq_can_truncate says no. */
 void engine_seq_truncate(engine_seq *seq, int32_t length);
+
+/* The prefix tree keeps what sequences held, for others that begin alike. Adopting and computing give the same bits.
+ *
+ * Gives the sequence what is kept of tokens[n_tok], a text that begins with the tokens that it holds; returns by how many tokens it
+ * grew. Whole pages are shared, part of a page is copied. A recurrent state is found only where one was kept. */
+int32_t engine_seq_adopt(engine_seq *seq, const int32_t *tokens, int32_t n_tok);
+/* Keeps what the sequence holds of tokens[n_tok], its first tokens, which it will not be truncated below: full pages; with `last`
+ * also the part of a page at the end, and then the sequence must be closed next. A recurrent state is kept if the
+ * sequence holds just these tokens, and they end with a page or `last` is said. */
+void engine_seq_keep(engine_seq *seq, const int32_t *tokens, int32_t n_tok, bool last);
 
 /* A copy of a sequence's recurrent state, for going back to the length that the sequence had; engine_state_bytes large. Only for
  * models that have such a state. Independent of the sequence and of the engine; freed with engine_checkpoint_free. WEIR_E_NOMEM. */
