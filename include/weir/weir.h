@@ -128,9 +128,13 @@ typedef struct weir_engine_options {
     int32_t n_parallel;    /* sequences that run at once; 0 = 64 */
     int32_t n_batch;       /* most tokens in one step; 0 = 512 */
     int32_t max_queue;     /* requests that may wait; 0 = 4096, -1 = unbounded */
+    int64_t max_queue_tokens; /* prompt tokens of the requests that wait; 0 = 4,194,304, -1 = unbounded */
     int64_t kv_cache_bytes; /* size of the KV slab; 0 = n_parallel full contexts, at most a quarter of the free memory */
     int32_t n_draft;       /* most tokens guessed ahead of a sequence in one step; 0 = 16, -1 = none. Guesses change no answer: those
                               that the model would not have said are dropped. How many are made is learnt from what they bring. */
+    bool no_prefix_cache;  /* keep nothing of prompts and answers for requests that begin alike. What is kept changes no answer. */
+    const char *prefix_cache_file; /* where that is kept from one run to the next: read when the engine opens, written when it closes;
+                              NULL = nowhere. A file of another model or format is ignored. */
 } weir_engine_options;
 
 /* Starts the engine thread and its compute pool. `options` may be NULL. The model must outlive the engine.
@@ -149,7 +153,12 @@ typedef struct weir_stats {
     uint64_t prompt_tokens, cached_tokens, output_tokens, n_steps;
     uint64_t prompt_us, output_us;         /* engine time spent in prefill and in decode */
     uint64_t n_drafts, draft_tokens, draft_accepted; /* times that tokens were guessed, how many, and how many of them held */
-    uint64_t kv_tokens_used, kv_tokens_total; /* gauges */
+    uint64_t kv_tokens_used, kv_tokens_total; /* gauges: that requests hold; that there are */
+    uint64_t kv_tokens_kept;               /* gauge: that the prefix cache could give to requests that begin alike */
+    uint64_t waiting_tokens;               /* gauge: prompt tokens of requests that wait */
+    uint64_t queried_tokens;               /* prompt tokens that were looked for in the prefix cache; cached_tokens of them were found */
+    uint64_t n_preemptions;                /* times that a request had to give its part of the KV cache to others */
+    uint64_t recomputed_tokens;            /* that were computed again after that */
 } weir_stats;
 void weir_engine_get_stats(const weir_engine *engine, weir_stats *stats);
 /* The longest sequence (prompt and output) in tokens that one request may have. */
@@ -194,6 +203,12 @@ typedef struct weir_request {
     bool special;            /* emit the text of control tokens */
     int32_t n_top_logprobs;  /* alternatives reported with each token event, 0..20; -1 = no log probabilities at all */
     int64_t timeout_ms;      /* 0 = none; counted from submission, ends the job with WEIR_E_TIMEOUT */
+    int32_t priority;        /* lower values go first, and take place and memory from higher ones; 0 is the usual */
+    const char *tenant;      /* whose request it is; copied; NULL = nobody's. Tenants of one priority get equal shares of the work,
+                                however many requests each has */
+    float tenant_weight;     /* the tenant's share against others' from now on; 0 = 1 */
+    const char *cache_salt;  /* texts of different salts share nothing of the prefix cache; NULL = "" */
+    bool no_prefix_cache;    /* neither uses the prefix cache nor leaves anything in it */
     const char *request_id;  /* for the log; copied; may be NULL */
     weir_notify_fn notify;   /* may be NULL */
     void *notify_user;

@@ -150,7 +150,6 @@ int32_t engine_n_threads(const engine *e) { return pool_n_threads(e->threads); }
 int64_t engine_kv_tokens_total(const engine *e) { return (int64_t)(e->slab_bytes / e->page_bytes) * KERN_PAGE; }
 int64_t engine_kv_tokens_used(const engine *e) { return (int64_t)pages_n_used(e->pages) * KERN_PAGE; }
 int64_t engine_kv_tokens_kept(const engine *e) { return (int64_t)pages_n_kept(e->pages) * KERN_PAGE; }
-int64_t engine_kv_tokens_available(const engine *e) { return (int64_t)pages_n_available(e->pages) * KERN_PAGE; }
 
 size_t engine_state_bytes(const engine *e) { return e->state_bytes; }
 

@@ -46,7 +46,6 @@ int32_t engine_n_threads(const engine *e);
 int64_t engine_kv_tokens_total(const engine *e);
 int64_t engine_kv_tokens_used(const engine *e); /* in pages that sequences hold; any thread */
 int64_t engine_kv_tokens_kept(const engine *e); /* in pages that only the prefix tree holds; any thread */
-int64_t engine_kv_tokens_available(const engine *e); /* in pages that sequences could still get */
 
 /* Bytes of one sequence's recurrent state; 0 = the model has none, and a sequence is nothing but its pages. */
 size_t engine_state_bytes(const engine *e);

@@ -17,10 +17,11 @@
 
 #define TO(state) (1u << (state))
 static const unsigned next_states[N_JOB_STATES] = {
-    [JOB_QUEUED] = TO(JOB_PREFILL) | TO(JOB_ENDED),
-    [JOB_PREFILL] = TO(JOB_DECODE) | TO(JOB_ENDED),
-    [JOB_DECODE] = TO(JOB_PARKED) | TO(JOB_ENDED),
-    [JOB_PARKED] = TO(JOB_DECODE) | TO(JOB_ENDED),
+    [JOB_QUEUED] = TO(JOB_WAITING) | TO(JOB_ENDED),
+    [JOB_WAITING] = TO(JOB_PREFILL) | TO(JOB_ENDED),
+    [JOB_PREFILL] = TO(JOB_DECODE) | TO(JOB_WAITING) | TO(JOB_ENDED),
+    [JOB_DECODE] = TO(JOB_PARKED) | TO(JOB_WAITING) | TO(JOB_ENDED),
+    [JOB_PARKED] = TO(JOB_DECODE) | TO(JOB_WAITING) | TO(JOB_ENDED),
     [JOB_ENDED] = 0,
 };
 
@@ -99,6 +100,8 @@ static int check_request(const weir_engine *e, const weir_request *r, weir_error
     TRY(check_sampling(e, &r->sampling, err));
     FAIL_IF(r->n_top_logprobs < -1 || r->n_top_logprobs > 20, err, WEIR_E_INVALID, "n_top_logprobs",
             "n_top_logprobs is %d; it must be -1 (none) to 20", r->n_top_logprobs);
+    FAIL_IF(!isfinite(r->tenant_weight) || r->tenant_weight < 0, err, WEIR_E_INVALID, "tenant_weight",
+            "tenant_weight is %g; it must be 0 (the usual) or more", (double)r->tenant_weight);
     FAIL_IF(r->timeout_ms < 0, err, WEIR_E_INVALID, "timeout_ms", "timeout_ms is %lld; it must be 0 (none) or more",
             (long long)r->timeout_ms);
     return 0;
@@ -119,12 +122,22 @@ static bool copy_biases(weir_job *job, const weir_request *r) {
     return true;
 }
 
+/* FNV-1a; never 0, which is the salt of texts without one. */
+static uint64_t hash_text(const char *text) {
+    uint64_t h = 14695981039346656037u;
+    for (; *text; text++) h = (h ^ (unsigned char)*text) * 1099511628211u;
+    return h ? h : 1;
+}
+
 static int copy_request(weir_job *job, const weir_request *r, weir_error *err) {
     const weir_engine *e = job->engine;
     int32_t room = e->backend.n_ctx - (int32_t)r->n_tokens;
-    int32_t *tokens = arena_array(&job->memory, r->n_tokens, sizeof *tokens);
-    job->tokens = tokens;
-    job->n_prompt = (int32_t)r->n_tokens;
+    job->capacity = job->n_tokens = job->n_prompt = (int32_t)r->n_tokens;
+    job->tokens = malloc(r->n_tokens * sizeof *job->tokens);
+    job->n_cached = -1;
+    job->priority = r->priority;
+    job->salt = r->cache_salt ? hash_text(r->cache_salt) : 0;
+    job->shares_prefix = e->shares_prefixes && !r->no_prefix_cache;
     job->max_output = r->max_tokens < 0 || r->max_tokens > room ? room : r->max_tokens;
     job->special = r->special;
     job->n_top_logprobs = r->n_top_logprobs < e->backend.n_vocab ? r->n_top_logprobs : e->backend.n_vocab;
@@ -134,9 +147,9 @@ static int copy_request(weir_job *job, const weir_request *r, weir_error *err) {
     /* No sequence is longer than the context, so a larger window is all of it. */
     if (job->sampling.penalty_last_n >= e->backend.n_ctx) job->sampling.penalty_last_n = -1;
     if (r->request_id) job->request_id = arena_strndup(&job->memory, r->request_id, strlen(r->request_id));
-    if (tokens == NULL || !copy_biases(job, r) || (r->request_id && job->request_id == NULL))
+    if (job->tokens == NULL || !copy_biases(job, r) || (r->request_id && job->request_id == NULL))
         FAIL(err, WEIR_E_NOMEM, "tokens", "no memory for a request of %zu tokens", r->n_tokens);
-    memcpy(tokens, r->tokens, r->n_tokens * sizeof *tokens);
+    memcpy(job->tokens, r->tokens, r->n_tokens * sizeof *job->tokens);
     TRY(stop_init(&job->stops, r->stop, r->n_stop, &job->memory, err));
     answer_init(&job->text, &job->stops, job->n_top_logprobs);
     job->submit_us = e->backend.now_us(e->backend.context);
@@ -166,9 +179,23 @@ static weir_job *make_job(weir_engine *e) {
     return job;
 }
 
+int job_append_token(weir_job *job, int32_t token) {
+    if (job->n_tokens == job->capacity) {
+        int32_t most = job->n_prompt + job->max_output, capacity = job->capacity > most / 2 ? most : job->capacity * 2 + 32;
+        if (capacity > most) capacity = most;
+        int32_t *tokens = realloc(job->tokens, (size_t)capacity * sizeof *tokens);
+        if (tokens == NULL) return WEIR_E_NOMEM;
+        job->tokens = tokens;
+        job->capacity = capacity;
+    }
+    job->tokens[job->n_tokens++] = token;
+    return 0;
+}
+
 void job_unref(weir_job *job) {
     if (atomic_fetch_sub(&job->n_references, 1) != 1) return;
     weir_engine *e = job->engine;
+    free(job->tokens);
     answer_free(&job->text);
     channel_free(&job->events);
     pthread_cond_destroy(&job->wait_change);
@@ -181,20 +208,26 @@ void job_unref(weir_job *job) {
 static int refuse(weir_engine *e, int code, weir_error *err) {
     atomic_fetch_add(&e->n_refused, 1);
     if (code == WEIR_E_CLOSED) FAIL(err, code, NULL, "the engine takes no more requests: it is shutting down");
-    FAIL(err, code, NULL, "%lld requests run or wait already; try again later", (long long)e->max_jobs);
+    if ((int64_t)(atomic_load(&e->n_waiting) + atomic_load(&e->n_active)) >= e->max_jobs)
+        FAIL(err, code, NULL, "%lld requests run or wait already; try again later", (long long)e->max_jobs);
+    FAIL(err, code, NULL, "requests with %llu prompt tokens wait already; at most %lld may; try again later",
+         (unsigned long long)atomic_load(&e->waiting_tokens), (long long)e->max_waiting_tokens);
 }
 
-/* Whether a request may come in now: 0, WEIR_E_CLOSED or WEIR_E_QUEUE_FULL. Under the lock. */
-static int admittance(const weir_engine *e) {
+/* Whether a request may come in now: 0, WEIR_E_CLOSED or WEIR_E_QUEUE_FULL. One that finds the queue empty may be of any length. Under
+ * the lock. */
+static int admittance(const weir_engine *e, size_t n_tokens) {
+    const int64_t waiting_tokens = (int64_t)atomic_load(&e->waiting_tokens);
     if (e->draining) return WEIR_E_CLOSED;
-    return (int64_t)(atomic_load(&e->n_waiting) + atomic_load(&e->n_active)) >= e->max_jobs ? WEIR_E_QUEUE_FULL : 0;
+    if ((int64_t)(atomic_load(&e->n_waiting) + atomic_load(&e->n_active)) >= e->max_jobs) return WEIR_E_QUEUE_FULL;
+    return waiting_tokens > 0 && waiting_tokens + (int64_t)n_tokens > e->max_waiting_tokens ? WEIR_E_QUEUE_FULL : 0;
 }
 
 int weir_job_submit(weir_engine *e, const weir_request *request, weir_job **out, weir_error *err) {
     *out = NULL;
     /* An overload is answered before anything is copied. */
     pthread_mutex_lock(&e->lock);
-    int code = admittance(e);
+    int code = admittance(e, request->n_tokens);
     pthread_mutex_unlock(&e->lock);
     if (code < 0) return refuse(e, code, err);
     TRY(check_request(e, request, err));
@@ -206,7 +239,9 @@ int weir_job_submit(weir_engine *e, const weir_request *request, weir_job **out,
         return code;
     }
     pthread_mutex_lock(&e->lock);
-    code = admittance(e);
+    code = admittance(e, request->n_tokens);
+    if (code == 0 && (job->tenant = tenant_join(e, request->tenant ? request->tenant : "", request->tenant_weight)) == NULL)
+        code = WEIR_E_NOMEM;
     if (code == 0) {
         atomic_fetch_add(&job->n_references, 1); /* the producer's */
         atomic_fetch_add(&e->n_submitted, 1);
@@ -217,6 +252,7 @@ int weir_job_submit(weir_engine *e, const weir_request *request, weir_job **out,
     pthread_mutex_unlock(&e->lock);
     if (code < 0) {
         job_unref(job);
+        FAIL_IF(code == WEIR_E_NOMEM, err, code, NULL, "no memory for a request");
         return refuse(e, code, err);
     }
     *out = job;
@@ -288,6 +324,7 @@ static void log_end(const weir_job *job) {
     const log_field fields[] = {
         LOG_TEXT("request_id", job->request_id),
         LOG_NUMBER("n_prompt", t->n_prompt),
+        LOG_NUMBER("n_cached", t->n_cached),
         LOG_NUMBER("n_output", t->n_output),
         LOG_NUMBER("n_draft", t->n_draft),
         LOG_NUMBER("n_draft_accepted", t->n_draft_accepted),
@@ -297,7 +334,7 @@ static void log_end(const weir_job *job) {
         failed ? LOG_TEXT("error", weir_code_name(job->error.code)) : LOG_TEXT("stop", reasons[job->terminal.stop_reason]),
         LOG_TEXT("message", job->error.message),
     };
-    log_event(LOG_INFO, failed ? "request failed" : "request finished", fields, 9 + (failed ? 1 : 0));
+    log_event(LOG_INFO, failed ? "request failed" : "request finished", fields, 10 + (failed ? 1 : 0));
 }
 
 static void count_end(weir_engine *e, int code) {
@@ -314,6 +351,7 @@ void job_end(weir_job *job, int64_t now_us) {
     int64_t first_token_us = job->first_token_us ? job->first_token_us : now_us;
     job->terminal.timings = (weir_timings){
         .n_prompt = job->n_prompt,
+        .n_cached = job->n_cached > 0 ? job->n_cached : 0,
         .n_output = atomic_load(&job->n_output),
         .n_draft = job->n_draft,
         .n_draft_accepted = job->n_draft_accepted,
@@ -329,6 +367,9 @@ void job_end(weir_job *job, int64_t now_us) {
     answer_free(&job->text);
     if (job_get_state(job) != JOB_ENDED) job_set_state(job, JOB_ENDED);
     count_end(job->engine, job->error.code);
+    pthread_mutex_lock(&job->engine->lock);
+    tenant_leave(job->engine, job->tenant);
+    pthread_mutex_unlock(&job->engine->lock);
     log_end(job);
     notify_reader(job, channel_end(&job->events));
     job_unref(job);
@@ -379,10 +420,10 @@ int weir_job_wait(weir_job *job, weir_event *event, int64_t timeout_ms) {
 }
 
 int64_t weir_job_queue_position(const weir_job *job) {
-    if (job_get_state(job) != JOB_QUEUED) return -1;
     weir_engine *e = job->engine;
+    if (job_get_state(job) == JOB_WAITING) return 0;
     pthread_mutex_lock(&e->lock);
-    int64_t position = queue_position(e, job);
+    int64_t position = job_get_state(job) == JOB_QUEUED ? queue_position(e, job) : -1;
     pthread_mutex_unlock(&e->lock);
     return position;
 }

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "engine/engine.h"
+#include "kern/kern.h"
 #include "sched/sched.h"
 
 typedef struct real_backend {
@@ -12,12 +13,27 @@ typedef struct real_backend {
     engine_item *items; /* [engine_n_parallel] */
 } real_backend;
 
-static int seq_open(void *context, int32_t n_tokens, void **seq, weir_error *err) {
+static int seq_open(void *context, uint64_t salt, void **seq, weir_error *err) {
     real_backend *b = context;
     engine_seq *s = NULL;
-    int rc = engine_seq_open(b->e, n_tokens, &s, err);
+    int rc = engine_seq_begin(b->e, salt, &s, err);
     *seq = s;
     return rc;
+}
+
+static int seq_reserve(void *context, void *seq, int32_t n_tokens, weir_error *err) {
+    (void)context;
+    return engine_seq_reserve(seq, n_tokens, err);
+}
+
+static int32_t seq_adopt(void *context, void *seq, const int32_t *tokens, int32_t n_tok) {
+    (void)context;
+    return engine_seq_adopt(seq, tokens, n_tok);
+}
+
+static void seq_keep(void *context, void *seq, const int32_t *tokens, int32_t n_tok, bool last) {
+    (void)context;
+    engine_seq_keep(seq, tokens, n_tok, last);
 }
 
 static void seq_close(void *context, void *seq) {
@@ -49,6 +65,8 @@ static void seq_truncate(void *context, void *seq, int32_t n_tokens) {
 }
 
 static int64_t kv_tokens_used(void *context) { return engine_kv_tokens_used(((real_backend *)context)->e); }
+
+static int64_t kv_tokens_kept(void *context) { return engine_kv_tokens_kept(((real_backend *)context)->e); }
 
 static const char *piece(void *context, int32_t token, bool special, size_t *n_bytes) {
     return weir_token_bytes(((real_backend *)context)->model, token, special, n_bytes);
@@ -94,13 +112,19 @@ int weir_engine_open(weir_engine **out, weir_model *model, const weir_engine_opt
         .n_ctx = engine_n_ctx(b->e),
         .n_logits = engine_n_logits(b->e),
         .kv_tokens_total = engine_kv_tokens_total(b->e),
+        .page_tokens = KERN_PAGE,
+        .adopts_at_ends = engine_state_bytes(b->e) > 0,
         .seq_open = seq_open,
+        .seq_reserve = seq_reserve,
+        .seq_adopt = seq_adopt,
+        .seq_keep = seq_keep,
         .seq_close = seq_close,
         .step = step,
         .logits = logits,
         .seq_can_truncate = seq_can_truncate,
         .seq_truncate = seq_truncate,
         .kv_tokens_used = kv_tokens_used,
+        .kv_tokens_kept = kv_tokens_kept,
         .piece = piece,
         .is_eog = is_eog,
         .now_us = now_us,

@@ -25,9 +25,16 @@ typedef struct sched_backend {
     int32_t n_ctx;           /* longest sequence */
     int32_t n_logits;        /* most rows of logits in a step; 0 = one for each item */
     int64_t kv_tokens_total; /* room for all sequences together */
-    /* A sequence that may grow to n_tokens; reserves its room. WEIR_E_LIMIT = no room now, try when another was closed. */
-    int (*seq_open)(void *context, int32_t n_tokens, void **seq, weir_error *err);
+    int32_t page_tokens;     /* room is given out in pages of so many tokens; 0 = 1 */
+    bool adopts_at_ends;     /* seq_adopt finds only lengths at which seq_keep was called: chunks of a prompt end where that is wanted */
+    /* An empty sequence without room. Texts of different `salt` share nothing. WEIR_E_LIMIT = none now, try when another was closed. */
+    int (*seq_open)(void *context, uint64_t salt, void **seq, weir_error *err);
     void (*seq_close)(void *context, void *seq);
+    /* Room for n_tokens in all. WEIR_E_LIMIT = not now, and the sequence has what it had. */
+    int (*seq_reserve)(void *context, void *seq, int32_t n_tokens, weir_error *err);
+    /* The prefix tree (engine.h). May both be NULL: then nothing is kept. */
+    int32_t (*seq_adopt)(void *context, void *seq, const int32_t *tokens, int32_t n_tok);
+    void (*seq_keep)(void *context, void *seq, const int32_t *tokens, int32_t n_tok, bool last);
     /* Runs all items as one batch; on failure no sequence has advanced. `abort` may be NULL. */
     int (*step)(void *context, const sched_item *items, int32_t n_items, sched_abort_fn abort, void *user, weir_error *err);
     /* Row `row` of the n_logits rows of items[i] of the last step, [n_vocab]; valid until the next step. */
@@ -36,16 +43,23 @@ typedef struct sched_backend {
      * tokens that are only guessed. */
     bool (*seq_can_truncate)(void *context, void *seq, int32_t n_tokens);
     void (*seq_truncate)(void *context, void *seq, int32_t n_tokens);
-    int64_t (*kv_tokens_used)(void *context);
+    int64_t (*kv_tokens_used)(void *context); /* of kv_tokens_total, those that sequences hold; the others could be had */
+    int64_t (*kv_tokens_kept)(void *context); /* of the others, those that the prefix tree holds; may be NULL: none */
     /* Bytes of a token; see weir_token_bytes. */
     const char *(*piece)(void *context, int32_t token, bool special, size_t *n_bytes);
     bool (*is_eog)(void *context, int32_t token);
     int64_t (*now_us)(void *context);  /* the clock; any thread */
-    void (*close)(void *context);      /* after the engine thread ended */
+    void (*close)(void *context);      /* after the engine thread ended; the tree may be saved here */
 } sched_backend;
 
 /* Starts the engine thread over `backend` (copied; owned from here on, also after a failure: its close is called).
  * weir_engine_open is this with the real backend. */
 int sched_open(weir_engine **out, const sched_backend *backend, const weir_engine_options *options, weir_error *err);
+
+/* The same without a thread, for tests: the engine does something only in sched_turn, on the caller's thread. */
+int sched_open_unthreaded(weir_engine **out, const sched_backend *backend, const weir_engine_options *options, weir_error *err);
+/* What the engine thread does between two sleeps: looks at cancellations and deadlines, admits, runs at most one step. False = there
+ * was nothing to compute. */
+bool sched_turn(weir_engine *e);
 
 #endif

@@ -47,7 +47,7 @@ static bool offer(weir_engine *e, weir_job *job, draft_share *share) {
     speculator *s = job->speculator;
     if (s == NULL) return false;
     lookup_search(&s->past);
-    int32_t n_held = job->n_prompt + atomic_load(&job->n_output) - 1, n_left = job->max_output - atomic_load(&job->n_output) - 1;
+    int32_t n_held = job->n_fed, n_left = job->max_output - atomic_load(&job->n_output) - 1;
     int32_t n_most = n_left < e->n_draft ? n_left : e->n_draft;
     if (s->past.length == 0 || n_most < 1 || n_held < 2) return false;
     if (!e->backend.seq_can_truncate(e->backend.context, job->seq, n_held - 1)) return false;
@@ -65,10 +65,12 @@ static bool offer(weir_engine *e, weir_job *job, draft_share *share) {
 static void add_guesses(weir_engine *e, int32_t index, int32_t n) {
     weir_job *job = e->step_jobs[index];
     speculator *s = job->speculator;
-    s->feed[0] = job->next_token;
+    s->feed[0] = job->tokens[job->n_fed];
     n = lookup_guess(&s->past, s->feed + 1, n);
     for (int32_t i = 1; i <= n; i++)
         if (e->backend.is_eog(e->backend.context, s->feed[i])) n = i - 1;
+    /* Nobody is preempted for a guess. */
+    if (e->backend.seq_reserve(e->backend.context, job->seq, job->n_fed + 1 + n, NULL) < 0) return;
     e->items[index].tokens = s->feed;
     e->items[index].n_tok = e->items[index].n_logits = 1 + n;
 }

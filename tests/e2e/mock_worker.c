@@ -89,7 +89,7 @@ const weir_model_info *weir_model_get_info(const weir_model *m) {
 
 typedef struct mock_seq {
     int32_t n, n_prompt, capacity;
-    int32_t tokens[];
+    int32_t *tokens; /* [capacity] */
 } mock_seq;
 
 static struct {
@@ -98,20 +98,31 @@ static struct {
     int64_t used;
 } mock;
 
-static int seq_open(void *context, int32_t n_tokens, void **seq, weir_error *err) {
+static int seq_open(void *context, uint64_t salt, void **seq, weir_error *err) {
+    (void)context, (void)salt;
+    *seq = calloc(1, sizeof(mock_seq));
+    FAIL_IF(*seq == NULL, err, WEIR_E_NOMEM, NULL, "no memory for a sequence");
+    return 0;
+}
+
+static int seq_reserve(void *context, void *seq, int32_t n_tokens, weir_error *err) {
     (void)context;
-    mock_seq *q = calloc(1, sizeof *q + (size_t)n_tokens * sizeof(int32_t));
-    if (q == NULL) FAIL(err, WEIR_E_NOMEM, NULL, "no memory for a sequence");
+    mock_seq *q = seq;
+    if (n_tokens <= q->capacity) return 0;
+    int32_t *tokens = realloc(q->tokens, (size_t)n_tokens * sizeof *tokens);
+    FAIL_IF(tokens == NULL, err, WEIR_E_NOMEM, NULL, "no memory for a sequence");
+    mock.used += n_tokens - q->capacity;
+    q->tokens = tokens;
     q->capacity = n_tokens;
-    mock.used += n_tokens;
-    *seq = q;
     return 0;
 }
 
 static void seq_close(void *context, void *seq) {
     (void)context;
-    mock.used -= ((mock_seq *)seq)->capacity;
-    free(seq);
+    mock_seq *q = seq;
+    mock.used -= q->capacity;
+    free(q->tokens);
+    free(q);
 }
 
 static bool prompt_is(const mock_seq *q, const char *text, bool whole) {
@@ -217,7 +228,7 @@ static int open_all(int argc, char **argv, weir_error *err) {
                             .callback_url = flag(argc, argv, "--callback-url", NULL), .api_keys = &key, .n_api_keys = key != NULL,
                             .heartbeat_ms = number(argc, argv, "--heartbeat-ms", 0), .job_ttl_ms = number(argc, argv, "--job-ttl-ms", 0)};
     sched_backend backend = {.n_vocab = N_VOCAB, .n_ctx = N_CTX, .kv_tokens_total = (int64_t)N_CTX * MAX_ITEMS, .seq_open = seq_open,
-                             .seq_close = seq_close, .step = step, .logits = logits, .kv_tokens_used = kv_used, .piece = piece,
+                             .seq_reserve = seq_reserve, .seq_close = seq_close, .step = step, .logits = logits, .kv_tokens_used = kv_used, .piece = piece,
                              .is_eog = is_eog, .now_us = now_us, .close = close_backend};
     n_parallel = (int32_t)number(argc, argv, "--parallel", 1);
     const weir_engine_options e = {.n_parallel = n_parallel, .max_queue = (int32_t)number(argc, argv, "--queue", -1)};

@@ -1,7 +1,7 @@
 /* See fake.h. */
 #include "fake.h"
 
-#include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -9,11 +9,22 @@
 #include "base/clock.h"
 #include "base/error.h"
 
+/* In every build, on any thread. */
+#define CHECK(condition) ((condition) ? (void)0 : broken(#condition, __LINE__))
+
+static _Noreturn void broken(const char *condition, int line) {
+    fprintf(stderr, "fake.c:%d: the scheduler broke: %s\n", line, condition);
+    abort();
+}
+
+/* A sequence's tokens are in pages alone, so that a page in wrong hands changes what it says. */
 typedef struct fake_seq {
-    int32_t n, capacity, script_at; /* script_at: index of the last script token; -1 = none */
-    uint64_t hash;                  /* of all tokens */
+    uint64_t salt;
+    int32_t n, script_at; /* script_at: index of the last script token; -1 = none */
+    uint64_t hash;        /* of all tokens */
     bool spoke, banned_all;
-    int32_t tokens[];
+    int32_t n_pages, n_kept; /* the first n_kept are in the prefix tree */
+    int32_t pages[];         /* [n_ctx / page_tokens + 1] */
 } fake_seq;
 
 static const uint64_t first_hash = 1469598103934665603u;
@@ -40,18 +51,24 @@ static void on_engine_thread(fake *f) {
     if (!pthread_equal(f->thread, pthread_self())) atomic_store(&f->wrong_thread, true);
 }
 
-static int seq_open(void *context, int32_t n_tokens, void **out, weir_error *err) {
+static int32_t *token_at(const fake *f, const fake_seq *seq, int32_t i) {
+    return &f->store[(size_t)seq->pages[i / f->page_tokens] * (size_t)f->page_tokens + (size_t)(i % f->page_tokens)];
+}
+
+static void count_used(fake *f) {
+    atomic_store(&f->kv_used, (int64_t)pages_n_used(f->pages) * f->page_tokens);
+}
+
+static int seq_open(void *context, uint64_t salt, void **out, weir_error *err) {
     fake *f = context;
     on_engine_thread(f);
     int code = atomic_load(&f->open_error);
     if (code != 0) return error_set(err, code, NULL, "made to fail");
-    if (atomic_load(&f->kv_used) + n_tokens > f->kv_tokens_total) return error_set(err, WEIR_E_LIMIT, NULL, "no room");
-    fake_seq *seq = calloc(1, sizeof *seq + (size_t)n_tokens * sizeof(int32_t));
+    fake_seq *seq = calloc(1, sizeof *seq + (size_t)(f->n_ctx / f->page_tokens + 1) * sizeof(int32_t));
     if (seq == NULL) return error_set(err, WEIR_E_NOMEM, NULL, "no memory for a sequence");
-    seq->capacity = n_tokens;
+    seq->salt = salt;
     seq->script_at = -1;
     seq->hash = first_hash;
-    atomic_fetch_add(&f->kv_used, n_tokens);
     atomic_fetch_add(&f->n_opened, 1);
     int open = atomic_fetch_add(&f->n_open, 1) + 1;
     if (open > atomic_load(&f->most_open)) atomic_store(&f->most_open, open);
@@ -63,9 +80,22 @@ static void seq_close(void *context, void *handle) {
     fake *f = context;
     fake_seq *seq = handle;
     on_engine_thread(f);
-    atomic_fetch_sub(&f->kv_used, seq->capacity);
+    while (seq->n_pages > 0) pages_drop(f->pages, seq->pages[--seq->n_pages]);
+    count_used(f);
     atomic_fetch_sub(&f->n_open, 1);
     free(seq);
+}
+
+static int seq_reserve(void *context, void *handle, int32_t n_tokens, weir_error *err) {
+    fake *f = context;
+    fake_seq *seq = handle;
+    on_engine_thread(f);
+    CHECK(n_tokens <= f->n_ctx);
+    int32_t n_pages = (n_tokens + f->page_tokens - 1) / f->page_tokens;
+    if (n_pages - seq->n_pages > pages_n_available(f->pages)) return error_set(err, WEIR_E_LIMIT, NULL, "no room");
+    while (seq->n_pages < n_pages) seq->pages[seq->n_pages++] = pages_take(f->pages);
+    count_used(f);
+    return 0;
 }
 
 /* Waits for a permit; false = aborted. */
@@ -100,18 +130,26 @@ static int32_t periodic(const fake *f, const fake_seq *seq) {
 
 static int32_t choose(const fake *f, const fake_seq *seq) {
     if (seq->script_at < 0) return f->period ? periodic(f, seq) : letter_of(seq->hash);
-    int32_t script = seq->tokens[seq->script_at] - FAKE_SCRIPT, at = seq->n - seq->script_at - 1;
+    int32_t script = *token_at(f, seq, seq->script_at) - FAKE_SCRIPT, at = seq->n - seq->script_at - 1;
     if (at >= f->script_pieces[script]) return FAKE_EOG;
     const fake_piece *piece = &f->scripts[script][at];
     return piece->token ? piece->token : FAKE_PIECE + script * FAKE_SCRIPT_PIECES + at;
 }
 
-static void feed(fake_seq *seq, int32_t token) {
-    assert(seq->n < seq->capacity);
+/* The sequence holds its next token, which is in its page already. */
+static void count_in(const fake *f, fake_seq *seq) {
+    int32_t token = *token_at(f, seq, seq->n);
     if (token >= FAKE_SCRIPT && token < FAKE_PIECE) seq->script_at = seq->n;
     if (token == FAKE_BANNED_ALL) seq->banned_all = true;
     seq->hash = add_to_hash(seq->hash, token);
-    seq->tokens[seq->n++] = token;
+    seq->n++;
+}
+
+static void feed(const fake *f, fake_seq *seq, int32_t token) {
+    CHECK(seq->n < seq->n_pages * f->page_tokens);
+    CHECK(!pages_shared(f->pages, seq->pages[seq->n / f->page_tokens]));
+    *token_at(f, seq, seq->n) = token;
+    count_in(f, seq);
 }
 
 static bool seq_can_truncate(void *context, void *handle, int32_t n_tokens) {
@@ -121,14 +159,86 @@ static bool seq_can_truncate(void *context, void *handle, int32_t n_tokens) {
     return n_tokens >= 0 && (f->keeps_all ? n_tokens == seq->n : n_tokens <= seq->n);
 }
 
-static void seq_truncate(void *context, void *handle, int32_t n_tokens) {
-    fake_seq *seq = handle;
-    if (!seq_can_truncate(context, handle, n_tokens)) abort();
+static void count_anew(const fake *f, fake_seq *seq, int32_t n_tokens) {
     seq->n = 0;
     seq->script_at = -1;
     seq->hash = first_hash;
     seq->banned_all = false;
-    for (int32_t i = 0; i < n_tokens; i++) feed(seq, seq->tokens[i]);
+    while (seq->n < n_tokens) count_in(f, seq);
+}
+
+static void seq_truncate(void *context, void *handle, int32_t n_tokens) {
+    if (!seq_can_truncate(context, handle, n_tokens)) abort();
+    count_anew(context, handle, n_tokens);
+}
+
+/* ---- the prefix tree, as the engine uses it ---- */
+
+static char ended_here; /* the snapshot of a length at which seq_keep was called */
+
+static int32_t page_before(const fake_seq *seq, int32_t i) { return i ? seq->pages[i - 1] : PAGES_NONE; }
+
+static void take_kept(fake *f, fake_seq *seq, int32_t i, int32_t page) {
+    pages_hold(f->pages, page);
+    if (i < seq->n_pages)
+        pages_drop(f->pages, seq->pages[i]);
+    else
+        seq->n_pages++;
+    seq->pages[i] = page;
+}
+
+/* How many whole pages of the text are of use: all that are kept, or up to the last at whose end something was kept. */
+static int32_t n_adoptable(const fake *f, const fake_seq *seq, const int32_t *tokens, int32_t n_tok) {
+    int32_t n = seq->n_kept, after = page_before(seq, n), best = n;
+    while ((n + 1) * f->page_tokens <= n_tok) {
+        after = pages_find(f->pages, seq->salt, after, tokens + n * f->page_tokens);
+        if (after == PAGES_NONE) break;
+        n++;
+        if (!f->at_ends || pages_snapshot(f->pages, after)) best = n;
+    }
+    return best;
+}
+
+static int32_t seq_adopt(void *context, void *handle, const int32_t *tokens, int32_t n_tok) {
+    fake *f = context;
+    fake_seq *seq = handle;
+    on_engine_thread(f);
+    int32_t n_pages = n_adoptable(f, seq, tokens, n_tok), before = seq->n;
+    for (int32_t i = 0; i < seq->n; i++) CHECK(*token_at(f, seq, i) == tokens[i]);
+    while (seq->n_kept < n_pages) {
+        int32_t i = seq->n_kept++;
+        take_kept(f, seq, i, pages_find(f->pages, seq->salt, page_before(seq, i), tokens + i * f->page_tokens));
+    }
+    if (n_pages * f->page_tokens > seq->n) count_anew(f, seq, n_pages * f->page_tokens);
+    count_used(f);
+    return seq->n - before;
+}
+
+static void seq_keep(void *context, void *handle, const int32_t *tokens, int32_t n_tok, bool last) {
+    fake *f = context;
+    fake_seq *seq = handle;
+    on_engine_thread(f);
+    (void)last;
+    CHECK(n_tok <= seq->n);
+    for (int32_t i = 0; i < n_tok; i++) CHECK(*token_at(f, seq, i) == tokens[i]);
+    while ((seq->n_kept + 1) * f->page_tokens <= n_tok) {
+        int32_t i = seq->n_kept++, own = seq->pages[i];
+        int32_t kept = pages_keep(f->pages, seq->salt, page_before(seq, i), own, tokens + i * f->page_tokens, f->page_tokens);
+        if (kept != own) take_kept(f, seq, i, kept);
+    }
+    if (f->at_ends && seq->n_kept > 0 && seq->n == n_tok && seq->n_kept * f->page_tokens == n_tok)
+        pages_attach(f->pages, seq->pages[seq->n_kept - 1], &ended_here);
+    count_used(f);
+}
+
+static int64_t kv_tokens_kept(void *context) {
+    const fake *f = context;
+    return (int64_t)pages_n_kept(f->pages) * f->page_tokens;
+}
+
+static void drop_snapshot(void *user, void *snapshot) {
+    (void)user;
+    CHECK(snapshot == &ended_here);
 }
 
 static bool poisonous(const sched_item *items, int32_t n_items) {
@@ -145,13 +255,13 @@ static bool take_one(atomic_int *n) {
 
 static void compute(fake *f, const sched_item *items, int32_t n_items) {
     int32_t row = 0;
-    assert(n_items <= FAKE_MAX_ITEMS);
+    CHECK(n_items <= FAKE_MAX_ITEMS);
     for (int32_t i = 0; i < n_items; i++) {
         fake_seq *seq = items[i].seq;
         f->first_row[i] = row;
-        assert(items[i].n_logits >= 0 && items[i].n_logits <= items[i].n_tok && row + items[i].n_logits <= FAKE_MAX_LOGITS);
+        CHECK(items[i].n_logits >= 0 && items[i].n_logits <= items[i].n_tok && row + items[i].n_logits <= FAKE_MAX_LOGITS);
         for (int32_t j = 0; j < items[i].n_tok; j++) {
-            feed(seq, items[i].tokens[j]);
+            feed(f, seq, items[i].tokens[j]);
             if (j < items[i].n_tok - items[i].n_logits) continue;
             float *logits = f->logits + (size_t)row++ * FAKE_N_VOCAB;
             seq->spoke = true;
@@ -165,10 +275,10 @@ static void compute(fake *f, const sched_item *items, int32_t n_items) {
 static int step(void *context, const sched_item *items, int32_t n_items, sched_abort_fn abort, void *user, weir_error *err) {
     fake *f = context;
     on_engine_thread(f);
-    assert(n_items > 0);
+    CHECK(n_items > 0);
     fake_step record = {.n_items = n_items, .start_us = atomic_load(&f->clock_us)};
     for (int32_t i = 0; i < n_items; i++) {
-        assert(items[i].n_tok > 0);
+        CHECK(items[i].n_tok > 0);
         if (((fake_seq *)items[i].seq)->spoke) {
             record.n_decode++;
             record.n_guessed += items[i].n_tok - 1;
@@ -197,7 +307,7 @@ static int step(void *context, const sched_item *items, int32_t n_items, sched_a
 
 static const float *logits(void *context, int32_t i, int32_t row) {
     const fake *f = context;
-    assert(row >= 0 && f->first_row[i] + row < f->first_row[i + 1]);
+    CHECK(row >= 0 && f->first_row[i] + row < f->first_row[i + 1]);
     return f->logits + (size_t)(f->first_row[i] + row) * FAKE_N_VOCAB;
 }
 
@@ -236,13 +346,16 @@ static int64_t now_us(void *context) {
 }
 
 static void close_backend(void *context) {
-    atomic_fetch_add(&((fake *)context)->n_closes, 1);
+    fake *f = context;
+    atomic_fetch_add(&f->n_closes, 1);
+    pages_close(&f->pages);
 }
 
 void fake_init(fake *f) {
     memset(f, 0, sizeof *f);
     f->n_ctx = 4096;
-    f->kv_tokens_total = 1 << 24;
+    f->kv_tokens_total = 1 << 20;
+    f->page_tokens = 16;
     f->n_layers = 4;
     f->permits = -1;
     f->logits = malloc((size_t)FAKE_MAX_LOGITS * FAKE_N_VOCAB * sizeof *f->logits);
@@ -253,6 +366,7 @@ void fake_init(fake *f) {
 }
 
 void fake_free(fake *f) {
+    free(f->store);
     free(f->steps);
     free(f->logits);
     pthread_mutex_destroy(&f->lock);
@@ -260,19 +374,29 @@ void fake_free(fake *f) {
 }
 
 sched_backend fake_backend(fake *f) {
+    int32_t n_pages = (int32_t)(f->kv_tokens_total / f->page_tokens);
+    if (pages_open(&f->pages, n_pages, f->page_tokens, drop_snapshot, NULL, NULL) < 0) abort();
+    f->store = malloc((size_t)n_pages * (size_t)f->page_tokens * sizeof *f->store);
+    if (f->store == NULL) abort();
     return (sched_backend){
         .context = f,
         .n_vocab = FAKE_N_VOCAB,
         .n_ctx = f->n_ctx,
         .n_logits = FAKE_MAX_LOGITS,
-        .kv_tokens_total = f->kv_tokens_total,
+        .kv_tokens_total = (int64_t)n_pages * f->page_tokens,
+        .page_tokens = f->page_tokens,
+        .adopts_at_ends = f->at_ends,
         .seq_open = seq_open,
+        .seq_reserve = seq_reserve,
+        .seq_adopt = seq_adopt,
+        .seq_keep = seq_keep,
         .seq_close = seq_close,
         .step = step,
         .logits = logits,
         .seq_can_truncate = seq_can_truncate,
         .seq_truncate = seq_truncate,
         .kv_tokens_used = kv_tokens_used,
+        .kv_tokens_kept = kv_tokens_kept,
         .piece = piece,
         .is_eog = is_eog,
         .now_us = now_us,
@@ -281,12 +405,12 @@ sched_backend fake_backend(fake *f) {
 }
 
 void fake_script_bytes(fake *f, int32_t script, const char *bytes, size_t n_bytes) {
-    assert(f->script_pieces[script] < FAKE_SCRIPT_PIECES);
+    CHECK(f->script_pieces[script] < FAKE_SCRIPT_PIECES);
     f->scripts[script][f->script_pieces[script]++] = (fake_piece){.bytes = bytes, .n_bytes = n_bytes};
 }
 
 void fake_script_token(fake *f, int32_t script, int32_t token) {
-    assert(f->script_pieces[script] < FAKE_SCRIPT_PIECES);
+    CHECK(f->script_pieces[script] < FAKE_SCRIPT_PIECES);
     f->scripts[script][f->script_pieces[script]++] = (fake_piece){.token = token};
 }
 

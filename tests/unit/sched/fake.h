@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/pages.h"
 #include "sched/sched.h"
 
 enum {
@@ -42,7 +43,9 @@ typedef struct fake_step {
 
 typedef struct fake {
     int32_t n_ctx;
-    int64_t kv_tokens_total;
+    int64_t kv_tokens_total; /* rounded down to pages */
+    int32_t page_tokens;
+    bool at_ends; /* prefixes are found only where seq_keep was called */
     bool real_clock;
     int32_t n_layers;                        /* how often a step asks whether to abort */
     int64_t decode_cost_us, prefill_cost_us; /* of a step with decoding items; of a prompt token */
@@ -68,6 +71,8 @@ typedef struct fake {
     fake_step *steps;
     int32_t n_steps;
     /* Engine thread's. */
+    pages *pages;
+    int32_t *store; /* [n_pages][page_tokens] */
     float *logits; /* [FAKE_MAX_LOGITS][FAKE_N_VOCAB] */
     int32_t first_row[FAKE_MAX_ITEMS + 1];
     pthread_t thread;

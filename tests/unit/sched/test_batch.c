@@ -85,6 +85,7 @@ static void a_long_prompt_alone_takes_full_batches(void **state) {
     fixture f;
     fixture_init(&f);
     f.backend.prefill_cost_us = 1000;
+    f.backend.page_tokens = 1;
     fixture_open(&f, 4, 100, 0);
     int32_t tokens[1050];
     fill(tokens, 1050, 0);
@@ -112,6 +113,7 @@ static void prefill_beside_decode_keeps_to_its_time(void **state) {
         fixture_init(&f);
         f.backend.decode_cost_us = 8000;
         f.backend.prefill_cost_us = costs[c];
+        f.backend.page_tokens = 1;
         fixture_open(&f, 4, 512, 0);
         int32_t tokens[3000];
         fill(tokens, 3000, 1);
@@ -149,6 +151,7 @@ static void several_prompts_share_a_step_oldest_first(void **state) {
     (void)state;
     fixture f;
     fixture_init(&f);
+    f.backend.page_tokens = 1;
     fixture_open(&f, 4, 64, 0);
     weir_job *first = hold(&f, 1), *jobs[3];
     int32_t tokens[3][50];
@@ -198,31 +201,72 @@ static void never_more_sequences_than_tokens_in_a_step(void **state) {
 
 /* ---- room for sequences ---- */
 
+static weir_job *submit_long(fixture *f, int32_t *tokens, int32_t n, int32_t seed, int32_t max_tokens) {
+    fill(tokens, n, seed);
+    weir_request q = plain_request(tokens, (size_t)n);
+    q.max_tokens = max_tokens;
+    return submit(f, &q);
+}
+
 static void a_full_cache_makes_jobs_wait_in_order(void **state) {
     (void)state;
     fixture f;
+    int32_t tokens[3][80];
     fixture_init(&f);
     f.backend.kv_tokens_total = 100;
     f.backend.n_ctx = 100;
+    f.backend.page_tokens = 1;
     fixture_open(&f, 8, 64, 0);
-    weir_job *a = hold(&f, 49), *b = submit_one(&f, 'b', 29);
+    weir_job *a = hold(&f, 49), *b = submit_long(&f, tokens[0], 30, 1, 20);
     /* `large` does not fit beside a and b; `small` would, but came later. */
-    weir_job *large = submit_one(&f, 'l', 79), *small = submit_one(&f, 's', 5);
-    pass_steps(&f, 20);
-    assert_int_equal(weir_job_n_output(a), 20);
+    weir_job *large = submit_long(&f, tokens[1], 80, 2, 10), *small = submit_long(&f, tokens[2], 3, 3, 5);
+    pass_steps(&f, 12);
+    assert_int_equal(weir_job_n_output(a), 12);
     assert_int_equal(stats_of(&f).n_running, 2);
-    assert_int_equal(stats_of(&f).kv_tokens_used, 80);
+    assert_true(stats_of(&f).kv_tokens_used > 40 && stats_of(&f).kv_tokens_used < 60);
     assert_int_equal(stats_of(&f).kv_tokens_total, 100);
     assert_int_equal(weir_job_queue_position(large), 0);
-    assert_int_equal(weir_job_queue_position(small), 1);
+    assert_int_equal(weir_job_queue_position(small), 0); /* the queue's first: `large` has left it and waits for pages */
     fake_gate(&f.backend, -1);
     weir_job *jobs[] = {a, b, large, small};
-    static const int32_t n_output[] = {49, 29, 79, 5};
+    static const int32_t n_output[] = {49, 20, 10, 5};
     for (int i = 0; i < 4; i++) {
         reply r = finish_reply(&jobs[i]);
         assert_int_equal(r.end.timings.n_output, n_output[i]);
         reply_free(&r);
     }
+    assert_int_equal(stats_of(&f).n_preemptions, 0);
+    fixture_close(&f);
+}
+
+/* Answers that outgrow the cache together: the ones that came last give way and go on where they were. */
+static void a_full_cache_is_left_to_who_came_first(void **state) {
+    (void)state;
+    enum { N = 5 };
+    fixture f;
+    int32_t tokens[N][10];
+    weir_job *jobs[N];
+    fixture_init(&f);
+    f.backend.kv_tokens_total = 128;
+    f.backend.n_ctx = 128;
+    f.backend.page_tokens = 4;
+    fixture_open(&f, 8, 64, 0);
+    for (int32_t i = 0; i < N; i++) jobs[i] = submit_long(&f, tokens[i], 10, i, 60);
+    int64_t last_end = 0;
+    for (int32_t i = 0; i < N; i++) {
+        reply r = finish_reply(&jobs[i]);
+        assert_int_equal(r.end.type, WEIR_EVENT_END);
+        assert_int_equal(r.end.timings.n_output, 60);
+        assert_greedy(&r, tokens[i], 10);
+        int64_t end = r.end.timings.queue_us + r.end.timings.prefill_us + r.end.timings.decode_us;
+        assert_true(end >= last_end);
+        last_end = end;
+        reply_free(&r);
+    }
+    weir_stats s = stats_of(&f);
+    assert_true(s.n_preemptions > 0 && s.recomputed_tokens > 0);
+    assert_int_equal(s.prompt_tokens, N * 10);
+    assert_int_equal(s.n_finished, N);
     fixture_close(&f);
 }
 
@@ -375,6 +419,7 @@ int main(void) {
         cmocka_unit_test(several_prompts_share_a_step_oldest_first),
         cmocka_unit_test(never_more_sequences_than_tokens_in_a_step),
         cmocka_unit_test(a_full_cache_makes_jobs_wait_in_order),
+        cmocka_unit_test(a_full_cache_is_left_to_who_came_first),
         cmocka_unit_test(a_sequence_that_can_never_fit_fails),
         cmocka_unit_test(only_the_culprit_fails),
         cmocka_unit_test(a_batch_that_fails_is_redone_singly),

@@ -24,9 +24,9 @@ static void only_these_moves_are_legal(void **state) {
     (void)state;
     static const bool legal[N_JOB_STATES][N_JOB_STATES] = {
         /*               queued prefill decode parked ended */
-        [JOB_QUEUED] = {false, true, false, false, true},  [JOB_PREFILL] = {false, false, true, false, true},
-        [JOB_DECODE] = {false, false, false, true, true},  [JOB_PARKED] = {false, false, true, false, true},
-        [JOB_ENDED] = {false, false, false, false, false},
+        [JOB_QUEUED] = {false, true, false, false, false, true},  [JOB_WAITING] = {false, false, true, false, false, true},
+        [JOB_PREFILL] = {false, true, false, true, false, true},  [JOB_DECODE] = {false, true, false, false, true, true},
+        [JOB_PARKED] = {false, true, false, true, false, true},   [JOB_ENDED] = {false, false, false, false, false, false},
     };
     for (job_state from = JOB_QUEUED; from < N_JOB_STATES; from++)
         for (job_state to = JOB_QUEUED; to < N_JOB_STATES; to++) assert_int_equal(job_may_move(from, to), legal[from][to]);

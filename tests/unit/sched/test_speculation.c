@@ -432,6 +432,7 @@ static void guesses_leave_the_prompts_their_room(void **state) {
         f.backend.decode_cost_us = 2000;
         f.backend.prefill_cost_us = 100;
         f.backend.period = 5;
+        f.backend.page_tokens = 1;
         open_with(&f, with ? 0 : -1, 2, 40);
         weir_job *stream = hold(&f, 2000);
         pass_steps(&f, 30);
