@@ -123,13 +123,19 @@ static bool pass_gate(fake *f, sched_abort_fn abort, void *user) {
 }
 
 /* Letters that repeat themselves, with surprises that are a hash of the whole history. */
-static int32_t periodic(const fake *f, const fake_seq *seq) {
-    if (f->surprise && (seq->hash >> 20) % (uint64_t)f->surprise == 0) return letter_of(seq->hash);
-    return letter_of(add_to_hash(first_hash, seq->n % f->period));
+static int32_t periodic(const fake *f, uint64_t hash, int32_t n) {
+    if (f->surprise && (hash >> 20) % (uint64_t)f->surprise == 0) return letter_of(hash);
+    return letter_of(add_to_hash(first_hash, n % f->period));
+}
+
+int32_t fake_says(const fake *f, const int32_t *tokens, int32_t n) {
+    uint64_t hash = first_hash;
+    for (int32_t i = 0; i < n; i++) hash = add_to_hash(hash, tokens[i]);
+    return f->period ? periodic(f, hash, n) : letter_of(hash);
 }
 
 static int32_t choose(const fake *f, const fake_seq *seq) {
-    if (seq->script_at < 0) return f->period ? periodic(f, seq) : letter_of(seq->hash);
+    if (seq->script_at < 0) return f->period ? periodic(f, seq->hash, seq->n) : letter_of(seq->hash);
     int32_t script = *token_at(f, seq, seq->script_at) - FAKE_SCRIPT, at = seq->n - seq->script_at - 1;
     if (at >= f->script_pieces[script]) return FAKE_EOG;
     const fake_piece *piece = &f->scripts[script][at];

@@ -95,5 +95,7 @@ int32_t fake_n_steps(fake *f);
 fake_step fake_step_at(fake *f, int32_t i);
 /* What the model without a script says after `tokens[n]`. */
 int32_t fake_next(const int32_t *tokens, int32_t n);
+/* The same with the period and surprise of f. */
+int32_t fake_says(const fake *f, const int32_t *tokens, int32_t n);
 
 #endif

@@ -68,8 +68,10 @@ void pass_steps(fixture *f, int32_t n) {
     WAIT_UNTIL(atomic_load(&f->backend.at_gate));
 }
 
+const char *trace_name;
+
 void require_failed(const char *condition, const char *file, int line) {
-    fprintf(stderr, "%s:%d: failed: %s\n", file, line, condition);
+    fprintf(stderr, "%s:%d: failed: %s%s%s\n", file, line, condition, trace_name ? ", in " : "", trace_name ? trace_name : "");
     abort();
 }
 

@@ -59,6 +59,8 @@ weir_stats stats_of(fixture *f);
     do {                                                                                                                       \
         if (!(condition)) require_failed(#condition, __FILE__, __LINE__);                                                      \
     } while (0)
+/* Told by require_failed, too: which of many cases it is. NULL = nothing. */
+extern const char *trace_name;
 _Noreturn void require_failed(const char *condition, const char *file, int line);
 /* Waits (10 s at most) until the condition holds. */
 #define WAIT_UNTIL(condition)                                                                                                  \
