@@ -99,6 +99,8 @@ static void decode_numbers(openai_request *out, openai_error *error) {
                          "'max_tokens' must be at least 1 (or -1 for no limit), not 0");
 
     int64_t value = -1;
+    if (openai_get_integer(out->body, "priority", INT32_MIN, INT32_MAX, &value, error)) out->job.priority = (int32_t)value;
+    value = -1;
     bool given = openai_get_integer(out->body, "seed", INT64_MIN, INT64_MAX, &value, error) && value != -1;
     out->job.sampling.seed = (uint64_t)value;
     out->seeded = given;
@@ -116,6 +118,9 @@ static void decode_output(openai_request *out, openai_error *error) {
     int64_t top = 0;
     openai_get_bool(out->body, "stream", &out->stream, error);
     openai_get_bool(out->body, "ignore_eos", &out->job.ignore_eos, error);
+    bool cache_prompt = true;
+    if (openai_get_bool(out->body, "cache_prompt", &cache_prompt, error)) out->job.no_prefix_cache = !cache_prompt;
+    out->job.cache_salt = json_string_value(openai_get_string(out->body, "cache_salt", error));
     if (openai_get_bool(out->body, "skip_special_tokens", &skip_special, error)) out->job.special = !skip_special;
     const json_t *options = openai_get_object(out->body, "stream_options", error);
     const json_t *usage = openai_member(options, "include_usage");

@@ -99,6 +99,9 @@ weir_engine_options command_engine_options(const settings *s) {
         .n_parallel = (int32_t)s->parallel,
         .n_batch = (int32_t)s->batch_size,
         .max_queue = (int32_t)s->max_queue,
+        .max_queue_tokens = s->max_queue_tokens,
+        .no_prefix_cache = s->no_prefix_cache,
+        .prefix_cache_file = s->prefix_cache_file,
         .kv_cache_bytes = s->kv_cache_mib << 20,
         .n_draft = s->no_spec ? -1 : (int32_t)s->draft_max,
     };

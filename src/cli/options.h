@@ -24,8 +24,9 @@ typedef struct option_list {
 typedef struct settings {
     /* model and engine */
     const char *model, *chat_template, *chat_template_file, *weights_cache, *weights_mode, *quant;
-    int64_t threads, ctx_size, parallel, batch_size, max_queue, kv_cache_mib, draft_max;
-    bool no_spec;
+    int64_t threads, ctx_size, parallel, batch_size, max_queue, max_queue_tokens, kv_cache_mib, draft_max;
+    const char *prefix_cache_file;
+    bool no_spec, no_prefix_cache;
     /* sampling */
     int64_t predict, top_k, seed, repeat_last_n;
     double temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;

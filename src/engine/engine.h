@@ -76,6 +76,12 @@ int32_t engine_seq_adopt(engine_seq *seq, const int32_t *tokens, int32_t n_tok);
  * sequence holds just these tokens, and they end with a page or `last` is said. */
 void engine_seq_keep(engine_seq *seq, const int32_t *tokens, int32_t n_tok, bool last);
 
+/* The prefix tree in the file `path`, for the next engine over the same model. Saving replaces the file in one go; loading expects
+ * that no sequence is open and nothing kept. load: 1 = read (what has no room is left out), 0 = there is no such file. WEIR_E_IO,
+ * WEIR_E_FORMAT (damaged), WEIR_E_UNSUPPORTED (of another model, cache type or version), WEIR_E_NOMEM: nothing is kept then. */
+int engine_prefix_save(const engine *e, const char *path, weir_error *err);
+int engine_prefix_load(engine *e, const char *path, weir_error *err);
+
 /* A copy of a sequence's recurrent state, for going back to the length that the sequence had; engine_state_bytes large. Only for
  * models that have such a state. Independent of the sequence and of the engine; freed with engine_checkpoint_free. WEIR_E_NOMEM. */
 typedef struct engine_checkpoint engine_checkpoint;

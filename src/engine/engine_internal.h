@@ -50,6 +50,9 @@ static inline int32_t pages_for(int32_t n_tokens) { return (n_tokens + KERN_PAGE
 /* ---- seq.c ---- */
 /* Frees a snapshot of the prefix tree of `e`, an engine. */
 void engine_drop_snapshot(void *e, void *snapshot);
+/* A checkpoint from its parts, state[n_bytes] copied; and its state. WEIR_E_NOMEM. */
+int engine_checkpoint_make(int32_t length, const unsigned char *state, size_t n_bytes, engine_checkpoint **out, weir_error *err);
+const unsigned char *engine_checkpoint_state(const engine_checkpoint *c);
 /* Makes the pages that the next n_tok tokens go to, all there, the sequence's own. WEIR_E_LIMIT. */
 int engine_seq_own_pages(engine_seq *s, int32_t n_tok, weir_error *err);
 /* The sequence's state is `state` from now on; the slot of the one before is free. */

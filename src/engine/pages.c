@@ -297,6 +297,8 @@ int32_t pages_keep(pages *p, uint64_t salt, int32_t after, int32_t page, const i
     return page;
 }
 
+bool pages_full(const pages *p, int32_t page) { return p->kept[page] && p->nodes[page].n_tok == p->page_tokens; }
+
 void pages_attach(pages *p, int32_t page, void *snapshot) {
     if (p->nodes[page].snapshot) p->drop(p->user, p->nodes[page].snapshot);
     p->nodes[page].snapshot = snapshot;

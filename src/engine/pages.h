@@ -48,6 +48,8 @@ int32_t pages_find_part(const pages *p, uint64_t salt, int32_t after, const int3
 /* Keeps `page`, which holds tokens[n_tok] behind `after`, and returns it; or, if these tokens are kept already, returns that page,
  * and `page` stays as it was. The caller holds `after` and `page`. n_tok < page_tokens: nothing can be kept behind it. */
 int32_t pages_keep(pages *p, uint64_t salt, int32_t after, int32_t page, const int32_t *tokens, int32_t n_tok);
+/* Whether the kept page is whole, so that others can stand behind it. */
+bool pages_full(const pages *p, int32_t page);
 /* What belongs to the text's state at the end of the kept page: attach gives ownership. NULL = nothing. */
 void pages_attach(pages *p, int32_t page, void *snapshot);
 void *pages_snapshot(const pages *p, int32_t page);

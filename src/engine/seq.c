@@ -120,15 +120,20 @@ struct engine_checkpoint {
     unsigned char state[]; /* [n_bytes] */
 };
 
-int engine_checkpoint_save(const engine_seq *s, engine_checkpoint **out, weir_error *err) {
-    const size_t n_bytes = s->state ? s->owner->state_bytes : 0;
+int engine_checkpoint_make(int32_t length, const unsigned char *state, size_t n_bytes, engine_checkpoint **out, weir_error *err) {
     engine_checkpoint *c = *out = malloc(sizeof *c + n_bytes);
     FAIL_IF(c == NULL, err, WEIR_E_NOMEM, "recurrent state", "no memory for a checkpoint of %.1f MB", (double)n_bytes / 1e6);
-    c->length = s->length;
+    c->length = length;
     c->n_bytes = n_bytes;
-    if (n_bytes) memcpy(c->state, s->state, n_bytes);
+    if (n_bytes) memcpy(c->state, state, n_bytes);
     return 0;
 }
+
+int engine_checkpoint_save(const engine_seq *s, engine_checkpoint **out, weir_error *err) {
+    return engine_checkpoint_make(s->length, s->state, s->state ? s->owner->state_bytes : 0, out, err);
+}
+
+const unsigned char *engine_checkpoint_state(const engine_checkpoint *c) { return c->state; }
 
 int32_t engine_checkpoint_length(const engine_checkpoint *c) { return c->length; }
 

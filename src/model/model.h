@@ -228,6 +228,9 @@ struct weir_model {
     struct sidecar *sidecar;      /* the file that keeps them between starts; NULL = none */
 };
 
+/* What tells this model, with its weights as they are computed with, from any other: a checksum of the file's head, size and time and
+ * of samples of the weights. WEIR_E_NOMEM. */
+int model_identify(const weir_model *m, unsigned char out[16], weir_error *err);
 /* Binds and packs all weights of m, whose file, tokeniser and configuration are set. Errors as weir_model_open. */
 int model_load_weights(weir_model *m, const weir_model_options *options, weir_error *err);
 

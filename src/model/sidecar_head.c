@@ -45,6 +45,22 @@ static int identify(const gguf *g, unsigned char out[16], weir_error *err) {
     return 0;
 }
 
+/* Samples of the packed weights tell what they were quantised to as they were loaded. */
+int model_identify(const weir_model *m, unsigned char out[16], weir_error *err) {
+    enum { N_SAMPLES = 64, SAMPLE = 4096 };
+    XXH3_state_t *state = XXH3_createState();
+    FAIL_IF(state == NULL, err, WEIR_E_NOMEM, m->info.path, "no memory for a checksum");
+    int rc = identify(m->file, out, err);
+    XXH3_128bits_reset(state);
+    XXH3_128bits_update(state, out, 16);
+    const size_t stride = m->weights_bytes / N_SAMPLES;
+    for (size_t i = 0; i < N_SAMPLES && stride >= SAMPLE; i++) XXH3_128bits_update(state, m->weights + i * stride, SAMPLE);
+    if (stride < SAMPLE) XXH3_128bits_update(state, m->weights, m->weights_bytes);
+    put_sum(XXH3_128bits_digest(state), out);
+    XXH3_freeState(state);
+    return rc;
+}
+
 static void fill_entry(sidecar_entry *e, const binding *b) {
     const gguf_string name = b->tensor->name;
     memcpy(e->tensor, name.text, name.n_bytes < sizeof e->tensor ? name.n_bytes : sizeof e->tensor);

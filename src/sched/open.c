@@ -1,8 +1,10 @@
 /* weir_engine_open: the scheduler over the real engine. The only file here that knows engine.h. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "engine/engine.h"
 #include "kern/kern.h"
 #include "sched/sched.h"
@@ -11,6 +13,7 @@ typedef struct real_backend {
     weir_model *model;
     engine *e;
     engine_item *items; /* [engine_n_parallel] */
+    char *prefix_file;  /* where the prefix tree is kept between runs; NULL = nowhere */
 } real_backend;
 
 static int seq_open(void *context, uint64_t salt, void **seq, weir_error *err) {
@@ -79,8 +82,34 @@ static int64_t now_us(void *context) {
     return clock_now_us();
 }
 
+static void save_prefixes(const real_backend *b) {
+    weir_error err = {0};
+    const int64_t start_us = clock_now_us();
+    if (engine_prefix_save(b->e, b->prefix_file, &err) < 0) {
+        log_write(LOG_WARN, "the prefix cache is not kept: %s: %s", err.place, err.message);
+        return;
+    }
+    const log_field fields[] = {LOG_TEXT("path", b->prefix_file), LOG_NUMBER("n_tokens", (double)engine_kv_tokens_kept(b->e)),
+                                LOG_NUMBER("ms", (double)(clock_now_us() - start_us) / 1e3)};
+    log_event(LOG_INFO, "prefix cache written", fields, 3);
+}
+
+/* A file that is not to be used is no reason not to start. */
+static void load_prefixes(const real_backend *b) {
+    weir_error err = {0};
+    const int64_t start_us = clock_now_us();
+    const int rc = engine_prefix_load(b->e, b->prefix_file, &err);
+    if (rc < 0) log_write(LOG_WARN, "the prefix cache is not used: %s: %s", err.place, err.message);
+    if (rc <= 0) return;
+    const log_field fields[] = {LOG_TEXT("path", b->prefix_file), LOG_NUMBER("n_tokens", (double)engine_kv_tokens_kept(b->e)),
+                                LOG_NUMBER("ms", (double)(clock_now_us() - start_us) / 1e3)};
+    log_event(LOG_INFO, "prefix cache read", fields, 3);
+}
+
 static void backend_close(void *context) {
     real_backend *b = context;
+    if (b->prefix_file) save_prefixes(b);
+    free(b->prefix_file);
     engine_close(&b->e);
     free(b->items);
     free(b);
@@ -98,6 +127,11 @@ int weir_engine_open(weir_engine **out, weir_model *model, const weir_engine_opt
     if (rc == 0) {
         b->items = calloc((size_t)engine_n_parallel(b->e), sizeof *b->items);
         if (b->items == NULL) rc = error_set(err, WEIR_E_NOMEM, NULL, "no memory for the engine");
+    }
+    if (rc == 0 && options && options->prefix_cache_file && !options->no_prefix_cache) {
+        load_prefixes(&(real_backend){.e = b->e, .prefix_file = (char *)options->prefix_cache_file});
+        b->prefix_file = strdup(options->prefix_cache_file);
+        if (b->prefix_file == NULL) rc = error_set(err, WEIR_E_NOMEM, NULL, "no memory for the engine");
     }
     if (rc != 0) {
         backend_close(b);

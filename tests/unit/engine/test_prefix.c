@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -173,18 +174,19 @@ enum { N_CTX = 256, N_TEXT = 200, N_GENERATED = 4 };
 
 static const char *const levels[] = {"reference", "avx2", "avx512"};
 static const char *const families[] = {"llama", "deepseek2", "mamba", "mamba2", "jamba", "falcon-h1", "lfm2"};
-static char model_path[] = "/tmp/weir-test-prefix-XXXXXX";
+static char model_path[] = "/tmp/weir-test-prefix-XXXXXX", cache_path[] = "/tmp/weir-test-prefix-file-XXXXXX";
 
 static int make_path(void **state) {
     (void)state;
     int fd = mkstemp(model_path);
-    return fd < 0 ? -1 : close(fd);
+    const int cache = mkstemp(cache_path);
+    return fd < 0 || cache < 0 ? -1 : close(fd) | close(cache);
 }
 
 static int remove_path(void **state) {
     (void)state;
     unsetenv("WEIR_CPU_LEVEL");
-    return unlink(model_path);
+    return unlink(model_path) | unlink(cache_path);
 }
 
 static weir_model *open_model(const char *family, const char *level) {
@@ -295,7 +297,10 @@ static void test_a_small_cache(void **state) {
     const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
     const size_t size = (size_t)N_GENERATED * (size_t)n_vocab;
     float *cold = malloc(size * sizeof *cold), *warm = malloc(size * sizeof *warm);
-    engine *e = open_engine(m, 9 * (int64_t)model_page_bytes(&m->config));
+    engine *e = open_engine(m, 16 << 20);
+    const int64_t page_bytes = (16 << 20) / engine_kv_tokens_total(e) * KERN_PAGE;
+    engine_close(&e);
+    e = open_engine(m, 9 * page_bytes);
     for (int i = 0; i < 200; i++) {
         const int text = (int)below(12);
         const int32_t n = 2 + (int32_t)below(190);
@@ -341,6 +346,101 @@ static void test_truncation_copies(void **state) {
     free(again);
 }
 
+/* ---- the file --------------------------------------------------------------------------------------------------------- */
+
+static size_t read_file(const char *path, unsigned char **bytes) {
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    fseek(f, 0, SEEK_END);
+    const size_t n = (size_t)ftell(f);
+    rewind(f);
+    *bytes = malloc(n);
+    assert_int_equal(fread(*bytes, 1, n, f), n);
+    fclose(f);
+    return n;
+}
+
+static void write_file(const char *path, const unsigned char *bytes, size_t n) {
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
+/* What one engine kept, the next one has, with the same bits; also where it has room for less. */
+static void check_file(const char *family) {
+    weir_model *m = open_model(family, "avx2");
+    const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
+    const size_t size = (size_t)N_GENERATED * (size_t)n_vocab;
+    float *first = malloc(size * sizeof *first), *again = malloc(size * sizeof *again);
+    weir_error err = {0};
+    engine *e = open_engine(m, 16 << 20);
+    for (int text = 0; text < 12; text++) serve(e, text, 190, first, n_vocab);
+    const int64_t n_kept = engine_kv_tokens_kept(e), page_bytes = (16 << 20) / engine_kv_tokens_total(e) * KERN_PAGE;
+    if (engine_prefix_save(e, cache_path, &err) != 0) fail_msg("%s", err.message);
+    engine_close(&e);
+    for (int small = 0; small < 2; small++) {
+        e = open_engine(m, small ? 12 * page_bytes : 16 << 20);
+        if (engine_prefix_load(e, cache_path, &err) != 1) fail_msg("%s", err.message);
+        assert_int_equal(engine_kv_tokens_used(e), 0);
+        if (small) assert_in_range(engine_kv_tokens_kept(e), KERN_PAGE, 12 * KERN_PAGE);
+        else assert_int_equal(engine_kv_tokens_kept(e), n_kept);
+        const int32_t n_taken = serve(e, 11, 190, again, n_vocab);
+        if (!small) assert_true(n_taken >= 160);
+        if (!small) assert_memory_equal(first, again, size * sizeof *first);
+        engine_close(&e);
+    }
+    weir_model_close(&m);
+    free(first);
+    free(again);
+}
+
+static void test_a_file_keeps_the_tree(void **state) {
+    (void)state;
+    check_file("llama");
+    check_file("jamba");
+}
+
+static void test_a_bad_file_is_refused(void **state) {
+    (void)state;
+    unsigned char *bytes = NULL;
+    weir_error err = {0};
+    weir_model *m = open_model("llama", "avx2");
+    float *logits = malloc(sizeof *logits * N_GENERATED * (size_t)weir_model_get_info(m)->n_vocab);
+    engine *e = open_engine(m, 16 << 20);
+    for (int text = 0; text < 3; text++) serve(e, text, 100, logits, weir_model_get_info(m)->n_vocab);
+    assert_int_equal(engine_prefix_save(e, cache_path, &err), 0);
+    assert_int_equal(engine_prefix_save(e, "/nonexistent/folder/file", &err), WEIR_E_IO);
+    engine_close(&e);
+    const size_t n = read_file(cache_path, &bytes);
+    e = open_engine(m, 16 << 20);
+    for (size_t at = 0; at < n; at += at < 2000 ? 1 : 997) { /* a changed bit anywhere */
+        bytes[at] ^= 0x40;
+        write_file(cache_path, bytes, n);
+        const int rc = engine_prefix_load(e, cache_path, &err);
+        assert_true(rc == WEIR_E_FORMAT || rc == WEIR_E_UNSUPPORTED);
+        assert_int_equal(engine_kv_tokens_kept(e), 0);
+        bytes[at] ^= 0x40;
+    }
+    for (size_t cut = 0; cut < n; cut += 1 + n / 200) {
+        write_file(cache_path, bytes, cut);
+        assert_int_equal(engine_prefix_load(e, cache_path, &err), WEIR_E_FORMAT);
+        assert_int_equal(engine_kv_tokens_kept(e), 0);
+    }
+    assert_int_equal(engine_prefix_load(e, "/nonexistent", &err), 0);
+    write_file(cache_path, bytes, n);
+    assert_int_equal(engine_prefix_load(e, cache_path, &err), 1);
+    engine_close(&e);
+    weir_model_close(&m);
+    m = open_model("deepseek2", "avx2");
+    e = open_engine(m, 16 << 20);
+    assert_int_equal(engine_prefix_load(e, cache_path, &err), WEIR_E_UNSUPPORTED);
+    engine_close(&e);
+    weir_model_close(&m);
+    free(bytes);
+    free(logits);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bookkeeping),
@@ -348,6 +448,8 @@ int main(void) {
         cmocka_unit_test(test_a_hit_gives_the_bits_of_a_miss),
         cmocka_unit_test(test_a_small_cache),
         cmocka_unit_test(test_truncation_copies),
+        cmocka_unit_test(test_a_file_keeps_the_tree),
+        cmocka_unit_test(test_a_bad_file_is_refused),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
 }
