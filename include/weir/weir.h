@@ -122,6 +122,9 @@ int weir_chat_render(const weir_chat *chat, const char *variables_json, size_t n
 
 typedef struct weir_engine weir_engine;
 
+/* How the KV cache keeps a value. Q8_0 and Q4_0: blocks of 32 values of one head with a scale, 8.5 and 4.5 bits a value. */
+typedef enum weir_kv_type { WEIR_KV_F16, WEIR_KV_BF16, WEIR_KV_Q8_0, WEIR_KV_Q4_0, WEIR_KV_F32, WEIR_N_KV_TYPES } weir_kv_type;
+
 typedef struct weir_engine_options {
     int32_t n_threads;     /* compute threads; 0 = as many as the cgroup quota and affinity allow */
     int32_t n_ctx;         /* longest sequence in tokens; 0 = the model's training context, at most what the KV cache holds */
@@ -135,10 +138,13 @@ typedef struct weir_engine_options {
     bool no_prefix_cache;  /* keep nothing of prompts and answers for requests that begin alike. What is kept changes no answer. */
     const char *prefix_cache_file; /* where that is kept from one run to the next: read when the engine opens, written when it closes;
                               NULL = nowhere. A file of another model or format is ignored. */
+    weir_kv_type cache_type_k, cache_type_v; /* of keys and values. Models with latent attention and encoders keep F32 whatever F16
+                              or F32 says and refuse the rest; Q8_0 and Q4_0 need heads of a multiple of 32 values */
 } weir_engine_options;
 
 /* Starts the engine thread and its compute pool. `options` may be NULL. The model must outlive the engine.
- * Errors: WEIR_E_NOMEM (with the size that did not fit), WEIR_E_INVALID, WEIR_E_INTERNAL (threads). */
+ * Errors: WEIR_E_NOMEM (with the size that did not fit), WEIR_E_INVALID, WEIR_E_UNSUPPORTED (a cache type that the model's heads do
+ * not fit), WEIR_E_INTERNAL (threads). */
 int weir_engine_open(weir_engine **out, weir_model *model, const weir_engine_options *options, weir_error *err);
 /* Cancels all jobs (each gets its terminal event, WEIR_E_CLOSED), joins the threads, frees. Jobs not yet released stay valid
  * for reading until released. */
@@ -159,6 +165,8 @@ typedef struct weir_stats {
     uint64_t queried_tokens;               /* prompt tokens that were looked for in the prefix cache; cached_tokens of them were found */
     uint64_t n_preemptions;                /* times that a request had to give its part of the KV cache to others */
     uint64_t recomputed_tokens;            /* that were computed again after that */
+    const char *cache_type_k, *cache_type_v;  /* of the KV cache: "f16", "q8_0", ...; static; NULL = there is no engine yet */
+    uint32_t kv_page_tokens;                  /* the KV cache is handed out in pages of so many tokens */
 } weir_stats;
 void weir_engine_get_stats(const weir_engine *engine, weir_stats *stats);
 /* The longest sequence (prompt and output) in tokens that one request may have. */

@@ -187,6 +187,15 @@ static void write_scalars(buf *out, const weir_stats *s, const char *model_label
 #undef METRICS_WRITE
 }
 
+/* What the KV cache is, as labels of a gauge that is always 1. */
+static void write_cache_config(buf *out, const weir_stats *s, const char *label) {
+    if (s->cache_type_k == NULL || s->kv_page_tokens == 0) return;
+    const bool same = strcmp(s->cache_type_k, s->cache_type_v) == 0;
+    write_header(out, "vllm:cache_config_info", "gauge", "The KV cache, in labels.");
+    buf_printf(out, "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%llu\",cache_dtype=\"%s%s%s\"} 1\n", label, s->kv_page_tokens,
+               (unsigned long long)(s->kv_tokens_total / s->kv_page_tokens), s->cache_type_k, same ? "" : "/", same ? "" : s->cache_type_v);
+}
+
 /* `label` is model_name="..." without braces. */
 static void write_histogram(buf *out, const metrics *m, metrics_series series, const char *label) {
     const metrics_histogram *histogram = &m->series[series];
@@ -217,6 +226,7 @@ void metrics_write(buf *out, const metrics *m, const weir_stats *stats, const ch
         out->failed = true;
     } else {
         write_scalars(out, stats, braced.data);
+        write_cache_config(out, stats, label.data);
         write_header(out, "vllm:request_success_total", "counter", "Requests ended, by reason.");
         for (size_t i = 0; i < COUNT(finished_names); i++)
             buf_printf(out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", label.data, finished_names[i],

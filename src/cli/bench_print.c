@@ -185,6 +185,8 @@ static json_t *outcome_json(const bench *b, const bench_outcome *o) {
                   b->info->file_type, "model_size", (json_int_t)b->info->weight_bytes, "model_n_params",
                   (json_int_t)b->info->n_params, "n_batch", (int)t->n_batch, "n_threads", (int)t->n_threads, "n_prompt",
                   (int)t->n_prompt, "n_gen", (int)t->n_gen, "n_depth", (int)t->n_depth, "test", o->label, "test_time", o->time);
+    json_object_set_new(row, "type_k", json_string(kern_kv_type_name(engine_kv(b->e)->k)));
+    json_object_set_new(row, "type_v", json_string(kern_kv_type_name(engine_kv(b->e)->v)));
     if (t->n_parallel) {
         json_object_set_new(row, "n_parallel", json_integer(t->n_parallel));
         if (o->prompt_us) put_samples(row, o->prompt_us, o->n, (double)t->n_prompt * t->n_parallel, "_pp");

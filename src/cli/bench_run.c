@@ -105,13 +105,13 @@ static void count_work(const bench *b, bench_outcome *o) {
         const int32_t n = left < b->n_batch ? left : b->n_batch;
         left -= n;
         model_add_weights_work(b->model, n, left == 0, o->work);
-        model_add_attention_work(b->model, past, n, o->work);
+        model_add_attention_work(b->model, engine_kv(b->e), past, n, o->work);
         past += n;
     }
     if (t->n_parallel) past += t->n_prompt;
     for (int32_t i = 0; i < t->n_gen; i++, past++, o->n_steps++) {
         model_add_weights_work(b->model, n_seqs, n_seqs, o->work);
-        for (int32_t k = 0; k < n_seqs; k++) model_add_attention_work(b->model, past, 1, o->work);
+        for (int32_t k = 0; k < n_seqs; k++) model_add_attention_work(b->model, engine_kv(b->e), past, 1, o->work);
     }
 }
 

@@ -100,7 +100,8 @@ static int measure_batched(bench *b, const number_list lists[N_LISTS], bench_tes
 static int measure_all(bench *b, const number_list lists[N_LISTS], int32_t n_threads, int32_t n_batch, weir_error *err) {
     const bool batched = lists[BATCHED_PARALLEL].n > 0;
     const int32_t n_prompt = largest(&lists[PROMPT]), n_gen = largest(&lists[GENERATE]);
-    weir_engine_options options = {.n_threads = n_threads, .n_parallel = 1, .n_batch = n_batch};
+    weir_engine_options options = {.n_threads = n_threads, .n_parallel = 1, .n_batch = n_batch,
+                                   .cache_type_k = command_kv_type(b->s->cache_type_k), .cache_type_v = command_kv_type(b->s->cache_type_v)};
     options.n_ctx = 1 + largest(&lists[DEPTH]) + (n_prompt > n_gen ? n_prompt : n_gen);
     if (batched) {
         options.n_ctx = largest(&lists[BATCHED_PROMPT]) + largest(&lists[BATCHED_GENERATE]);

@@ -132,7 +132,10 @@ static int prepare(const settings *s, evaluation *v, const weir_model *model, co
     FAIL_IF(v->logits == NULL || (reference && v->reference_logits == NULL), err, WEIR_E_NOMEM, "", "no memory for the logits");
     weir_engine_options options = {
         .n_threads = (int32_t)s->threads, .n_ctx = (int32_t)s->ctx_size, .n_parallel = 1, .n_batch = STEP};
-    TRY(engine_open(&v->e, model, &options, err));
+    weir_engine_options of_model = options;
+    of_model.cache_type_k = command_kv_type(s->cache_type_k);
+    of_model.cache_type_v = command_kv_type(s->cache_type_v);
+    TRY(engine_open(&v->e, model, &of_model, err));
     return reference ? engine_open(&v->reference, reference, &options, err) : 0;
 }
 

@@ -35,6 +35,8 @@ weir_model_options command_model_options(const settings *s);
 /* Keeps the packed weights for the next start if --weights-cache asks for it, with progress as above; a warning on stderr says why
  * they could not be kept. `stop` (may be NULL) is asked while they are written. */
 void command_save_weights(const settings *s, const weir_model *model, bool (*stop)(void));
+/* The KV cache type of that name; NULL = the default. */
+weir_kv_type command_kv_type(const char *name);
 /* Engine options from the settings. */
 weir_engine_options command_engine_options(const settings *s);
 /* Sampling from the settings; a negative --seed takes one from the clock. */

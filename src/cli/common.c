@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/nearest.h"
 #include "chat/builtin.h"
+#include "kern/kern.h"
 
 int command_failed(const weir_error *err) {
     const char *message = err->message[0] ? err->message : weir_code_text(err->code);
@@ -92,6 +93,12 @@ void command_save_weights(const settings *s, const weir_model *model, bool (*sto
         fprintf(stderr, "Warning: the packed weights are not kept for the next start: %s: %s\n", err.place, err.message);
 }
 
+weir_kv_type command_kv_type(const char *name) {
+    int type = 0;
+    while (name && type < KERN_N_KV_TYPES && strcmp(kern_kv_type_name((kern_kv_type)type), name) != 0) type++;
+    return (weir_kv_type)type;
+}
+
 weir_engine_options command_engine_options(const settings *s) {
     return (weir_engine_options){
         .n_threads = (int32_t)s->threads,
@@ -103,6 +110,8 @@ weir_engine_options command_engine_options(const settings *s) {
         .no_prefix_cache = s->no_prefix_cache,
         .prefix_cache_file = s->prefix_cache_file,
         .kv_cache_bytes = s->kv_cache_mib << 20,
+        .cache_type_k = command_kv_type(s->cache_type_k),
+        .cache_type_v = command_kv_type(s->cache_type_v),
         .n_draft = s->no_spec ? -1 : (int32_t)s->draft_max,
     };
 }

@@ -25,7 +25,7 @@ typedef struct settings {
     /* model and engine */
     const char *model, *chat_template, *chat_template_file, *weights_cache, *weights_mode, *quant;
     int64_t threads, ctx_size, parallel, batch_size, max_queue, max_queue_tokens, kv_cache_mib, draft_max;
-    const char *prefix_cache_file;
+    const char *prefix_cache_file, *cache_type_k, *cache_type_v;
     bool no_spec, no_prefix_cache;
     /* sampling */
     int64_t predict, top_k, seed, repeat_last_n;

@@ -13,6 +13,10 @@
      "cache folder"},                                                                                                            \
     {"weights-mode", NULL, NULL, OPTION_TEXT, MEMBER(weights_mode), "MODE", "auto",                                              \
      "how they are taken from there; auto = mapped if that gives huge pages, else read", 0, 0, "auto|map|read"}
+#define CACHE_ROWS                                                                                                               \
+    {"cache-type-k", NULL, "ctk", OPTION_TEXT, MEMBER(cache_type_k), "TYPE", "f16",                                              \
+     "how the KV cache keeps keys; q8_0 and q4_0 take 8.5 and 4.5 bits a value", 0, 0, "f16|bf16|q8_0|q4_0|f32"},                \
+    {"cache-type-v", NULL, "ctv", OPTION_TEXT, MEMBER(cache_type_v), "TYPE", "f16", "and values", 0, 0, "f16|bf16|q8_0|q4_0|f32"}
 
 static const option model_rows[] = {
     {"model", NULL, "m", OPTION_TEXT, MEMBER(model), "FILE", NULL, "the model: a GGUF file, the first part of a split one, or a Hugging Face folder"},
@@ -41,6 +45,7 @@ static const option engine_rows[] = {
      "read it at the start and write it at the end, so that a restart keeps the prefix cache; it holds what users wrote"},
     {"kv-cache-size", NULL, NULL, OPTION_INTEGER, MEMBER(kv_cache_mib), "MIB", "0",
      "memory for keys and values; 0 = a full context for each sequence, at most a quarter of the free memory", 0, 1 << 30},
+    CACHE_ROWS,
     {"no-spec", NULL, NULL, OPTION_SWITCH, MEMBER(no_spec), NULL, NULL,
      "no speculation: otherwise tokens that the text so far suggests are computed ahead, where that saves time"},
     {"draft-max", "spec-draft-n-max", NULL, OPTION_INTEGER, MEMBER(draft_max), "N", "0",
@@ -160,6 +165,7 @@ static const option bench_rows[] = {
     {"limits", NULL, NULL, OPTION_SWITCH, MEMBER(limits), NULL, NULL,
      "instead of a model, measure the machine: multiply-accumulates and memory bandwidth"},
     {"no-warmup", NULL, NULL, OPTION_SWITCH, MEMBER(no_warmup), NULL, NULL, "measure at once, without a run before"},
+    CACHE_ROWS,
     WEIGHTS_ROWS("off"),
     {"quiet", NULL, "q", OPTION_SWITCH, MEMBER(quiet), NULL, NULL, "no progress while the model loads"},
 };
@@ -170,6 +176,7 @@ static const option perplexity_rows[] = {
     {"reference", NULL, NULL, OPTION_TEXT, MEMBER(reference), "FILE", NULL,
      "a second model, with the same tokens: the KL divergence from it is measured too"},
     {"ctx-size", NULL, "c", OPTION_INTEGER, MEMBER(ctx_size), "N", "512", "tokens in a chunk", 2, 1 << 20},
+    CACHE_ROWS,
     {"json", NULL, NULL, OPTION_SWITCH, MEMBER(json), NULL, NULL, "one JSON object instead of text"},
 };
 static const option_group perplexity_group = GROUP("Text", perplexity_rows);
@@ -217,6 +224,7 @@ static const option worker_rows[] = {
     {"callback-url", NULL, NULL, OPTION_TEXT, MEMBER(callback_url), "URL", NULL, "told once, when the worker is ready"},
     {"backend", NULL, NULL, OPTION_TEXT, MEMBER(backend), "NAME", "cpu", "named in heartbeats"},
     WEIGHTS_ROWS("auto"),
+    CACHE_ROWS,
 };
 static const option_group worker_group = GROUP("Options", worker_rows);
 

@@ -33,10 +33,35 @@ static int choose_states(engine *e, uint64_t available, weir_error *err) {
     return 0;
 }
 
+/* A side of the KV cache; `n` values a head. */
+static int check_kv_type(const engine *e, weir_kv_type type, int32_t n, const char *side, weir_error *err) {
+    const char *name = type < WEIR_N_KV_TYPES ? kern_kv_type_name((kern_kv_type)type) : NULL;
+    FAIL_IF(name == NULL, err, WEIR_E_INVALID, side, "there is no KV cache type %d", (int)type);
+    FAIL_IF(e->model->config.kv_f32 && type != WEIR_KV_F16 && type != WEIR_KV_F32, err, WEIR_E_UNSUPPORTED, side,
+            "%s is not possible: a model of architecture %s keeps them in f32", name, e->model->info.architecture);
+    FAIL_IF(!kern_kv_type_fits((kern_kv_type)type, n), err, WEIR_E_UNSUPPORTED, side,
+            "%s is not possible: the model's heads have %d values, which are no whole blocks of %d; f16, bf16 and f32 are possible", name, n,
+            KERN_BLOCK);
+    return 0;
+}
+
+_Static_assert((int)WEIR_KV_F16 == KERN_KV_F16 && (int)WEIR_KV_BF16 == KERN_KV_BF16 && (int)WEIR_KV_Q8_0 == KERN_KV_Q8_0 &&
+                   (int)WEIR_KV_Q4_0 == KERN_KV_Q4_0 && (int)WEIR_KV_F32 == KERN_KV_F32 && (int)WEIR_N_KV_TYPES == KERN_N_KV_TYPES,
+               "cache types are numbered alike");
+
+static int choose_kv(engine *e, const weir_engine_options *o, weir_error *err) {
+    const model_config *c = &e->model->config;
+    TRY(check_kv_type(e, o->cache_type_k, c->d_head, "keys of the KV cache", err));
+    TRY(check_kv_type(e, o->cache_type_v, c->d_value, "values of the KV cache", err));
+    e->kv = model_kv(c, (kern_kv_type)o->cache_type_k, (kern_kv_type)o->cache_type_v);
+    return 0;
+}
+
 /* Context and slab size from the options, the model and the free memory. */
 static int choose_sizes(engine *e, const weir_engine_options *o, weir_error *err) {
     const model_config *c = &e->model->config;
-    e->page_bytes = model_page_bytes(c);
+    TRY(choose_kv(e, o, err));
+    e->page_bytes = model_page_bytes(c, &e->kv);
     if (e->page_bytes == 0) e->page_bytes = KERN_ALIGN; /* no attention: pages only count tokens */
     FAIL_IF(o->n_ctx < 0 || o->n_parallel < 0 || o->n_batch < 0 || o->kv_cache_bytes < 0, err, WEIR_E_INVALID, "options",
             "sizes must not be negative");
@@ -113,7 +138,7 @@ int engine_open(engine **out, const weir_model *model, const weir_engine_options
     int rc = choose_sizes(e, options, err);
     if (rc == 0) rc = allocate(e, err);
     if (rc == 0) rc = pool_open(&e->threads, options->n_threads > 0 ? options->n_threads : cpu_count_available(), err);
-    if (rc == 0) rc = forward_open(&e->pass, model, e->threads, e->n_batch, e->n_batch, e->n_ctx, err);
+    if (rc == 0) rc = forward_open(&e->pass, model, e->threads, &e->kv, e->n_batch, e->n_batch, e->n_ctx, err);
     if (rc != 0) {
         engine_close(&e);
         return rc;
@@ -147,6 +172,7 @@ bool engine_can_generate(const engine *e) { return model_generates(e->model); }
 int32_t engine_n_parallel(const engine *e) { return e->n_parallel; }
 int32_t engine_n_logits(const engine *e) { return e->n_logits; }
 int32_t engine_n_threads(const engine *e) { return pool_n_threads(e->threads); }
+const kern_kv *engine_kv(const engine *e) { return &e->kv; }
 int64_t engine_kv_tokens_total(const engine *e) { return (int64_t)(e->slab_bytes / e->page_bytes) * KERN_PAGE; }
 int64_t engine_kv_tokens_used(const engine *e) { return (int64_t)pages_n_used(e->pages) * KERN_PAGE; }
 int64_t engine_kv_tokens_kept(const engine *e) { return (int64_t)pages_n_kept(e->pages) * KERN_PAGE; }

@@ -32,8 +32,9 @@ typedef enum engine_pooling {
     ENGINE_POOLING_RANK,   /* the scores of the model's classifier */
 } engine_pooling;
 
-/* Uses n_threads, n_ctx, n_parallel, n_batch, n_draft and kv_cache_bytes of `options` (may be NULL), with weir.h's defaults;
- * n_parallel also bounds the items of a step. The model must outlive the engine. WEIR_E_NOMEM, WEIR_E_INVALID, WEIR_E_INTERNAL. */
+/* Uses n_threads, n_ctx, n_parallel, n_batch, n_draft, kv_cache_bytes and cache types of `options` (may be NULL), with weir.h's defaults;
+ * n_parallel also bounds the items of a step. The model must outlive the engine. WEIR_E_NOMEM, WEIR_E_INVALID, WEIR_E_INTERNAL,
+ * WEIR_E_UNSUPPORTED (a cache type that the model's heads do not fit). */
 int engine_open(engine **out, const weir_model *model, const weir_engine_options *options, weir_error *err);
 void engine_close(engine **e); /* all sequences must be closed */
 
@@ -43,6 +44,7 @@ bool engine_can_generate(const engine *e); /* false: the model computes embeddin
 int32_t engine_n_parallel(const engine *e); /* most items in a step */
 int32_t engine_n_logits(const engine *e);   /* most rows of logits in a step: one for each item, and some for drafts */
 int32_t engine_n_threads(const engine *e);
+const kern_kv *engine_kv(const engine *e);  /* what a page holds of a KV head */
 int64_t engine_kv_tokens_total(const engine *e);
 int64_t engine_kv_tokens_used(const engine *e); /* in pages that sequences hold; any thread */
 int64_t engine_kv_tokens_kept(const engine *e); /* in pages that only the prefix tree holds; any thread */

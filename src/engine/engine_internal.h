@@ -21,6 +21,7 @@ struct engine {
     pool *threads;
     forward *pass;
     int32_t n_ctx, n_batch, n_parallel, n_logits;
+    kern_kv kv;
 
     unsigned char *slab; /* [n_pages][page_bytes] */
     size_t slab_bytes, page_bytes;

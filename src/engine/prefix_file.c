@@ -19,7 +19,7 @@ typedef struct file_head {
     char magic[8];
     char version[24];        /* of the program: kernels of another may give other bits */
     unsigned char model[16]; /* model_identify */
-    uint64_t page_tokens, page_bytes, state_bytes, n_records;
+    uint64_t page_tokens, page_bytes, state_bytes, key_type, value_type, n_records;
 } file_head;
 
 typedef struct file_record {
@@ -36,6 +36,8 @@ static int make_head(const engine *e, file_head *head, weir_error *err) {
     head->page_tokens = KERN_PAGE;
     head->page_bytes = e->page_bytes;
     head->state_bytes = e->state_bytes;
+    head->key_type = e->kv.k;
+    head->value_type = e->kv.v;
     return model_identify(e->model, head->model, err);
 }
 

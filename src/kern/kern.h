@@ -134,17 +134,49 @@ typedef enum kern_activation {
 
 /* ---- attention -------------------------------------------------------------------------------------------------------- */
 
-/* Query rows of one KV head of one sequence, against keys by absolute position.
- * A K page is [d_head][KERN_PAGE] and a V page [KERN_PAGE][d_value_pad] in F16 or F32, d_value_pad = d_value rounded up to 16. */
+/* d rounded up to whole vectors of 16. */
+static inline int32_t kern_pad16(int32_t d) { return (d + 15) & ~15; }
+
+/* How keys or values are kept. Q8_0 and Q4_0 as the block formats of these names: 32 values of one token and head share a scale in
+ * F16, so that what is kept of a token depends on that token alone, whatever is beside it in the page and whenever it came. */
+typedef enum kern_kv_type { KERN_KV_F16, KERN_KV_BF16, KERN_KV_Q8_0, KERN_KV_Q4_0, KERN_KV_F32, KERN_N_KV_TYPES } kern_kv_type;
+
+/* What a page holds of one KV head: keys, and values behind them. d_value_pad = d_value rounded up to 16.
+ *     F16, BF16, F32    keys [d_head][KERN_PAGE], values [KERN_PAGE][d_value_pad]
+ *     Q8_0              keys as int8 [d_head][KERN_PAGE], then scales [d_head / 32][KERN_PAGE];
+ *                       values as int8 [KERN_PAGE][d_value], then scales [d_value / 32][KERN_PAGE]
+ *     Q4_0              the same with two values a byte (plus 8): keys 2i (low) and 2i + 1, [d_head / 2][KERN_PAGE]; of 32 values the
+ *                       first and the second 16, [KERN_PAGE][d_value / 2]
+ * No byte belongs to two tokens: threads may store neighbours at once. */
+typedef struct kern_kv {
+    int32_t d_head, d_value; /* multiples of KERN_BLOCK where the type is Q8_0 or Q4_0 */
+    kern_kv_type k, v;
+} kern_kv;
+
+const char *kern_kv_type_name(kern_kv_type type); /* as llama.cpp writes it: "f16", "q8_0" */
+/* Whether n values of a head can be kept in that type. */
+bool kern_kv_type_fits(kern_kv_type type, int32_t n);
+/* Whether what is kept should be the Hadamard transform of keys and queries, or of values: 4 bits are too few for the few dimensions
+ * that are much larger than the others, and the transform spreads them over all (Ashkboos et al. 2024, QuaRot). */
+static inline bool kern_kv_type_is_spread(kern_kv_type type) { return type == KERN_KV_Q4_0; }
+static inline size_t kern_kv_bytes(kern_kv_type type, int32_t n) {
+    const size_t n_values = (size_t)n * KERN_PAGE, scales = n_values / KERN_BLOCK * sizeof(uint16_t);
+    if (type == KERN_KV_Q4_0) return n_values / 2 + scales;
+    return type == KERN_KV_Q8_0 ? n_values + scales : n_values * (type == KERN_KV_F32 ? sizeof(float) : sizeof(uint16_t));
+}
+/* Bytes of a page's keys and values; multiples of KERN_ALIGN. */
+static inline size_t kern_keys_bytes(const kern_kv *kv) { return kern_kv_bytes(kv->k, kv->d_head); }
+static inline size_t kern_values_bytes(const kern_kv *kv) { return kern_kv_bytes(kv->v, kern_pad16(kv->d_value)); }
+
+/* Query rows of one KV head of one sequence, against keys by absolute position. */
 typedef struct kern_attention {
     int32_t n_rows;              /* 1..KERN_ATTENTION_ROWS */
-    int32_t d_head, d_value;
+    kern_kv kv;
     const float *const *q;       /* [n_rows] -> [d_head], already scaled */
     const int32_t *key_begin;    /* [n_rows] first visible key */
     const int32_t *key_end;      /* [n_rows] one past the last visible key */
     unsigned char *const *pages; /* page of keys [32 i, 32 i + 32) at pages[i] */
-    size_t k_offset, v_offset;   /* of this layer and head in a page */
-    bool f32;                    /* keys and values are F32, else F16 */
+    size_t offset;               /* of this layer and head in a page */
     float softcap;               /* 0 = none: s = softcap * tanh(s / softcap) */
     const float *alibi_slope;    /* [n_rows] or NULL: s -= slope * |position - key| (Press et al. 2022) */
     const int32_t *position;     /* [n_rows] of the query; only read with alibi_slope */
@@ -209,9 +241,11 @@ typedef struct kern_ops {
     void (*softcap)(float *x, float cap, int n);                /* x = cap * tanh(x / cap) */
     /* Rotates the first n_rot values of x by angles given as cos/sin[n_rot / 2]. Adjacent pairs, or halves when `neox`. */
     void (*rope)(float *x, const float *cos, const float *sin, int n_rot, bool neox);
-    /* Stores one token's key and value at slot `token` of a page, as F32 or F16. */
-    void (*kv_store)(unsigned char *page, size_t k_offset, size_t v_offset, int token, const float *k, int d_head, const float *v,
-                     int d_value, bool f32);
+    /* Stores one token's key[d_head] and value[d_value] at slot `token` of a head's keys and values in a page, aligned to KERN_ALIGN. */
+    void (*kv_store)(const kern_kv *kv, unsigned char *head, int token, const float *key, const float *value);
+    /* The Walsh-Hadamard transform, not normed, of x[n] in blocks of the largest power of two that divides n: applied twice it is that
+     * power times x. */
+    void (*hadamard)(float *x, int n);
     /* Attends keys [begin, end) (begin a multiple of KERN_SEGMENT, end - begin <= KERN_SEGMENT) into a fresh state. */
     void (*attend)(const kern_attention *a, int32_t begin, int32_t end, kern_softmax *state);
     /* total = total merged with part (keys of part after those of total); rows, d_value as in the attention. */
@@ -230,9 +264,6 @@ typedef struct kern_ops {
     void (*short_conv)(const kern_conv *c, const float *const *taps, int n, float *out);
     void (*scan)(const kern_scan *s);
 } kern_ops;
-
-/* d rounded up to whole vectors of 16. */
-static inline int32_t kern_pad16(int32_t d) { return (d + 15) & ~15; }
 
 /* The best level that this CPU has, lowered by the environment variable WEIR_CPU_LEVEL (reference, avx2, avx512). Any thread. */
 const kern_ops *kern_select(void);

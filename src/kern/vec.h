@@ -55,6 +55,11 @@ VEC_INLINE vf vf_load_bf16(const uint16_t *p) {
 }
 VEC_INLINE vf vf_load_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 VEC_INLINE vf vf_load_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+/* Four bits from `shift` (0 or 4, a constant) on of 16 bytes. */
+VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low)));
+}
 /* Lanes of index begin <= i < end come from a, the others from b. */
 VEC_INLINE vf vf_select_range(int begin, int end, vf a, vf b) {
     unsigned low = begin <= 0 ? 0xFFFFu : begin >= 16 ? 0 : 0xFFFFu << begin;
@@ -214,6 +219,11 @@ VEC_INLINE vf vf_load_u8(const uint8_t *p) {
 VEC_INLINE vf vf_load_i8(const int8_t *p) {
     return (vf){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))),
                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
+}
+VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
+    const __m128i x = _mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low);
+    return (vf){_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(x, x)))};
 }
 VEC_INLINE vf vf_select_range(int begin, int end, vf x, vf y) {
     __m256i i = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), j = _mm256_add_epi32(i, _mm256_set1_epi32(8));
@@ -410,6 +420,7 @@ VEC_INLINE void vf_store_f16(uint16_t *p, vf a) {
 VEC_INLINE vf vf_load_bf16(const uint16_t *p) { LANES(vf, quant_bf16_to_f32(p[i])); }
 VEC_INLINE vf vf_load_u8(const uint8_t *p) { LANES(vf, (float)p[i]); }
 VEC_INLINE vf vf_load_i8(const int8_t *p) { LANES(vf, (float)p[i]); }
+VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) { LANES(vf, (float)(p[i] >> shift & 15)); }
 VEC_INLINE vf vf_select_range(int begin, int end, vf a, vf b) { LANES(vf, i >= begin && i < end ? a.v[i] : b.v[i]); }
 VEC_INLINE vf vf_select_less(vf a, vf b, vf x, vf y) { LANES(vf, a.v[i] < b.v[i] ? x.v[i] : y.v[i]); }
 VEC_INLINE float vf_sum(vf a) {
@@ -496,11 +507,16 @@ VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
 }
 #endif
 
-/* Four bits from `shift` on of 16 bytes. */
-VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) {
-    uint8_t values[16];
-    for (int i = 0; i < 16; i++) values[i] = p[i] >> shift & 15;
-    return vf_load_u8(values);
+/* BF16, rounded to the nearest, ties to even; NaN stays NaN. The compiler makes vectors of it. */
+VEC_INLINE void vf_store_bf16(uint16_t *p, vf a) {
+    uint32_t bits[16];
+    float values[16];
+    vf_store(values, a);
+    memcpy(bits, values, sizeof bits);
+    for (int i = 0; i < 16; i++) {
+        const uint32_t rounded = (bits[i] + 0x7fffu + (bits[i] >> 16 & 1)) >> 16, nan = bits[i] >> 16 | 0x40u;
+        p[i] = (uint16_t)((bits[i] & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+    }
 }
 
 /* exp(x) for any x: Cody-Waite reduction by ln 2 and a polynomial of degree 6 on [-ln2/2, ln2/2]; relative error below 2e-7.

@@ -6,21 +6,21 @@
 
 #include "model/forward_internal.h"
 
-/* K and V of one head in a page. */
-static size_t kv_value_bytes(const model_config *c) { return c->kv_f32 ? sizeof(float) : sizeof(uint16_t); }
-static size_t head_k_bytes(const model_config *c) { return (size_t)c->d_head * KERN_PAGE * kv_value_bytes(c); }
-static size_t head_v_bytes(const model_config *c) { return (size_t)kern_pad16(c->d_value) * KERN_PAGE * kv_value_bytes(c); }
-
-size_t model_kv_offset(const model_config *c, int32_t layer) {
-    size_t n_heads = 0;
-    for (int32_t i = 0; i < layer; i++) n_heads += (size_t)c->shapes[i].n_head_kv;
-    return n_heads * (head_k_bytes(c) + head_v_bytes(c));
+kern_kv model_kv(const model_config *c, kern_kv_type k, kern_kv_type v) {
+    return (kern_kv){.d_head = c->d_head, .d_value = c->d_value, .k = c->kv_f32 ? KERN_KV_F32 : k, .v = c->kv_f32 ? KERN_KV_F32 : v};
 }
 
-size_t model_page_bytes(const model_config *c) { return model_kv_offset(c, c->n_layer); }
+static size_t head_bytes(const kern_kv *kv) { return kern_keys_bytes(kv) + kern_values_bytes(kv); }
 
-static size_t k_offset(const model_config *c, const model_layer *layer, int32_t head_kv) {
-    return layer->kv_offset + (size_t)head_kv * (head_k_bytes(c) + head_v_bytes(c));
+size_t model_page_bytes(const model_config *c, const kern_kv *kv) {
+    size_t n_heads = 0;
+    for (int32_t i = 0; i < c->n_layer; i++) n_heads += (size_t)c->shapes[i].n_head_kv;
+    return n_heads * head_bytes(kv);
+}
+
+/* Where a head's keys and values are in a page. */
+static size_t head_offset(const forward *f, const model_layer *layer, int32_t head_kv) {
+    return (size_t)(layer->first_head_kv + head_kv) * head_bytes(&f->kv);
 }
 
 void forward_rotate(const forward *f, const model_layer *layer, int32_t row, float *x) {
@@ -31,11 +31,9 @@ void forward_rotate(const forward *f, const model_layer *layer, int32_t row, flo
 }
 
 void forward_store(const forward *f, const model_layer *layer, int32_t row, int32_t head_kv, const float *key, const float *value) {
-    const model_config *c = &f->m->config;
     const int32_t pos = f->row_pos[row];
-    const size_t at = k_offset(c, layer, head_kv);
-    f->m->ops->kv_store(f->batch->groups[f->row_group[row]].pages[pos / KERN_PAGE], at, at + head_k_bytes(c), pos % KERN_PAGE, key,
-                        c->d_head, value, c->d_value, c->kv_f32);
+    unsigned char *page = f->batch->groups[f->row_group[row]].pages[pos / KERN_PAGE];
+    f->m->ops->kv_store(&f->kv, page + head_offset(f, layer, head_kv), pos % KERN_PAGE, key, value);
 }
 
 /* Norm, rotation and scale of one head's query or key, from a projection into `out`. */
@@ -49,8 +47,12 @@ static void prepare_head(const forward *f, const model_layer *layer, int32_t row
     else memcpy(out, from, (size_t)c->d_head * sizeof(float));
     if (c->clamp_qkv > 0.0f) ops->clamp(out, c->clamp_qkv, c->d_head);
     forward_rotate(f, layer, row, out);
+    if (kern_kv_type_is_spread(f->kv.k)) ops->hadamard(out, c->d_head);
     if (scale != 1.0f) ops->scale(out, scale, c->d_head);
 }
+
+/* What the transform of both sides of a product, or of values and their sum, leaves to be divided by. */
+static float spread_factor(kern_kv_type type, int32_t n) { return kern_kv_type_is_spread(type) ? 1.0f / (float)(n & -n) : 1.0f; }
 
 /* The factor on queries at a position: the usual scale, and a temperature that grows with the position. */
 static float query_scale(const model_config *c, int32_t pos) {
@@ -66,6 +68,7 @@ static void store_kv(worker *w, const model_layer *layer, int32_t row, int32_t h
     prepare_head(f, layer, row, head_kv, f->k + (size_t)row * (size_t)f->n_k_pad + (size_t)head_kv * (size_t)c->d_head, &layer->k_norm,
                  1.0f, w->scratch->key);
     if (c->clamp_qkv > 0.0f) f->m->ops->clamp(v, c->clamp_qkv, c->d_value);
+    if (kern_kv_type_is_spread(f->kv.v)) f->m->ops->hadamard(v, c->d_value);
     forward_store(f, layer, row, head_kv, w->scratch->key, v);
 }
 
@@ -92,7 +95,7 @@ static void tile_make(worker *w, const model_layer *layer, const forward_group *
     for (int32_t i = 0; i < n; i++) {
         const int32_t row = g->row_begin + (first + i) / shared, head = head_kv * shared + (first + i) % shared;
         float *q = w->scratch->query + (size_t)i * d_pad;
-        const float scale = query_scale(c, f->row_pos[row]);
+        const float scale = query_scale(c, f->row_pos[row]) * spread_factor(f->kv.k, c->d_head);
         if (c->d_latent) forward_latent_query(f, layer, row, head, scale, q);
         else
             prepare_head(f, layer, row, head, f->q + (size_t)row * (size_t)f->n_q_pad + (size_t)head * (size_t)c->d_head, &layer->q_norm,
@@ -107,11 +110,9 @@ static void tile_make(worker *w, const model_layer *layer, const forward_group *
         if (t->key_begin[i] < t->first_key) t->first_key = t->key_begin[i];
         if (t->key_end[i] > t->last_key) t->last_key = t->key_end[i];
     }
-    const size_t at = k_offset(c, layer, head_kv);
-    t->a = (kern_attention){.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = t->q, .key_begin = t->key_begin,
-                            .key_end = t->key_end, .pages = g->pages, .k_offset = at, .v_offset = at + head_k_bytes(c), .f32 = c->kv_f32,
-                            .softcap = c->attention_softcap, .alibi_slope = f->m->alibi ? t->slope : NULL,
-                            .position = t->position, .widened = w->scratch->page};
+    t->a = (kern_attention){.n_rows = n, .kv = f->kv, .q = t->q, .key_begin = t->key_begin, .key_end = t->key_end, .pages = g->pages,
+                            .offset = head_offset(f, layer, head_kv), .softcap = c->attention_softcap,
+                            .alibi_slope = f->m->alibi ? t->slope : NULL, .position = t->position, .widened = w->scratch->page};
     t->sinks = layer->sinks;
 }
 
@@ -126,10 +127,15 @@ static int32_t segment_end(const tile *t, int32_t segment) {
 
 static void tile_finish(worker *w, const tile *t, const kern_softmax *total) {
     forward *f = w->f;
+    const kern_ops *ops = f->m->ops;
     const int32_t d_value = f->m->config.d_value;
-    for (int32_t i = 0; i < t->a.n_rows; i++)
-        f->m->ops->attend_finish(total, i, d_value, t->sinks ? &t->sinks[t->head[i]] : NULL,
-                                 f->attention + (size_t)t->row[i] * (size_t)f->n_att_pad + (size_t)t->head[i] * (size_t)d_value);
+    for (int32_t i = 0; i < t->a.n_rows; i++) {
+        float *out = f->attention + (size_t)t->row[i] * (size_t)f->n_att_pad + (size_t)t->head[i] * (size_t)d_value;
+        ops->attend_finish(total, i, d_value, t->sinks ? &t->sinks[t->head[i]] : NULL, out);
+        if (!kern_kv_type_is_spread(f->kv.v)) continue;
+        ops->hadamard(out, d_value);
+        ops->scale(out, spread_factor(f->kv.v, d_value), d_value);
+    }
 }
 
 /* All segments of a tile, one after the other, merged in order. */
@@ -139,7 +145,7 @@ static void tile_attend(worker *w, const tile *t) {
     softmax_reset(total, t->a.n_rows);
     for (int32_t s = t->first_key / KERN_SEGMENT; s * KERN_SEGMENT < t->last_key; s++) {
         ops->attend(&t->a, s * KERN_SEGMENT, segment_end(t, s), part);
-        ops->attend_merge(t->a.n_rows, t->a.d_value, total, part);
+        ops->attend_merge(t->a.n_rows, t->a.kv.d_value, total, part);
     }
     tile_finish(w, t, total);
 }

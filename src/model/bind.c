@@ -331,7 +331,7 @@ static int bind_layer(loader *l, int32_t i) {
     model_layer *layer = &l->m->layers[i];
     layer->n_head = c->shapes[i].n_head;
     layer->n_head_kv = c->shapes[i].n_head_kv;
-    layer->kv_offset = model_kv_offset(c, i);
+    for (int32_t k = 0; k < i; k++) layer->first_head_kv += c->shapes[k].n_head_kv;
     if (c->shapes[i].recurrent) layer->recurrent = arch->recurrent;
     layer->state_offset = model_state_offset(c, i);
     layer->windowed = c->window_pattern && (i + 1) % c->window_pattern != 0;

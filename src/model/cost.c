@@ -47,10 +47,10 @@ void model_add_weights_work(const weir_model *m, int32_t n_rows, int32_t n_outpu
     if (n_outputs) add_matrix(&m->output, n_outputs, 1, &work[MODEL_OP_HEAD]);
 }
 
-void model_add_attention_work(const weir_model *m, int32_t n_past, int32_t n_tok, model_work work[MODEL_N_OPS]) {
+void model_add_attention_work(const weir_model *m, const kern_kv *kv, int32_t n_past, int32_t n_tok, model_work work[MODEL_N_OPS]) {
     const model_config *c = &m->config;
     for (int32_t i = 0; i < c->n_layer; i++) {
-        const double key_bytes = (double)(model_kv_offset(c, i + 1) - model_kv_offset(c, i)) / KERN_PAGE;
+        const double key_bytes = c->shapes[i].n_head_kv * (double)(kern_keys_bytes(kv) + kern_values_bytes(kv)) / KERN_PAGE;
         const double key_macs = (double)m->layers[i].n_head * (c->d_head + c->d_value);
         if (m->layers[i].n_head_kv == 0) continue;
         const int32_t window = m->layers[i].windowed ? c->window : INT32_MAX;

@@ -160,7 +160,7 @@ static void set_inputs(const forward *f, row_buffers *r) {
     r->hidden.stride = (size_t)f->d_ff_pad;
 }
 
-int forward_open(forward **out, const weir_model *m, pool *p, int32_t n_rows_max, int32_t n_outputs_max, int32_t n_ctx,
+int forward_open(forward **out, const weir_model *m, pool *p, const kern_kv *kv, int32_t n_rows_max, int32_t n_outputs_max, int32_t n_ctx,
                  weir_error *err) {
     *out = NULL;
     const model_config *config = &m->config;
@@ -169,6 +169,7 @@ int forward_open(forward **out, const weir_model *m, pool *p, int32_t n_rows_max
     f->m = m;
     f->threads = p;
     f->n_threads = pool_n_threads(p);
+    f->kv = *kv;
     f->n_rows_max = n_rows_max;
     f->n_outputs_max = n_outputs_max;
     f->n_ctx = n_ctx;

@@ -80,6 +80,7 @@ struct forward {
     const weir_model *m;
     pool *threads;
     int n_threads;
+    kern_kv kv;                      /* what pages hold of a KV head */
     int32_t n_rows_max, n_outputs_max, n_ctx, n_segments_max;
     int32_t d_model_pad, n_q_pad, n_k_pad, n_v_pad, n_att_pad, d_ff_pad, d_ff_expert_pad;
 

@@ -90,7 +90,8 @@ int model_memory_needed(gguf *g, model_memory *out, weir_error *err) {
     int rc = model_weights_needed(&m, out, err);
     arena_free(&m.strings);
     TRY(rc);
-    out->kv_token_bytes = model_page_bytes(&m.config) / KERN_PAGE;
+    const kern_kv kv = model_kv(&m.config, KERN_KV_F16, KERN_KV_F16);
+    out->kv_token_bytes = model_page_bytes(&m.config, &kv) / KERN_PAGE;
     out->state_bytes = model_state_bytes(&m.config);
     out->n_ctx_train = m.config.n_ctx_train;
     return 0;

@@ -78,7 +78,7 @@ typedef struct model_config {
     int32_t n_vocab, n_ctx_train, d_model, n_layer, d_head, d_value, n_rot;
     int32_t n_head, n_head_kv, d_ff; /* the largest of all layers */
     model_layer_shape shapes[MODEL_MAX_LAYERS]; /* [n_layer] */
-    bool kv_f32;                /* keys and values are kept in F32, else F16 */
+    bool kv_f32;                /* keys and values are always kept in F32 */
     /* Multi-head latent attention: d_latent 0 = none. Else d_head is d_latent + n_rot, d_value is d_latent, and one KV head serves
      * all; the heads themselves have d_nope + n_rot values in queries and keys, and d_value_head in values. */
     int32_t d_latent, d_latent_query, d_nope, d_value_head; /* d_latent_query 0 = queries are not compressed */
@@ -168,7 +168,7 @@ typedef struct model_norm_weights {
 
 typedef struct model_layer {
     int32_t n_head, n_head_kv;                        /* n_head_kv 0 = no attention */
-    size_t kv_offset;                                 /* of the layer's keys and values in a page */
+    int32_t first_head_kv;                            /* KV heads of the layers before */
     model_norm_weights attn_norm, ffn_norm;           /* before the block, [d_model] */
     model_norm_weights attn_post_norm, ffn_post_norm; /* after it, [d_model] */
     model_norm_weights attn_sum_norm, ffn_sum_norm;   /* of the residual stream after the block, [d_model] */
@@ -237,7 +237,7 @@ int model_load_weights(weir_model *m, const weir_model_options *options, weir_er
 /* What running the model of an open file takes. Nothing is loaded. Errors as weir_model_open, for what can be seen without the
  * tokeniser and the weights themselves. */
 typedef struct model_memory {
-    uint64_t weights_bytes, kv_token_bytes; /* packed; KV cache per token of context */
+    uint64_t weights_bytes, kv_token_bytes; /* packed; KV cache per token of context, of the default types */
     uint64_t state_bytes;                   /* recurrent state of a sequence */
     uint64_t matmul_params, head_params;    /* multiply-accumulates of a token in the layers' matrices, and for its logits */
     uint64_t decode_bytes;                  /* weights read to decode one token of one sequence */
@@ -249,10 +249,10 @@ int model_weights_needed(weir_model *m, model_memory *out, weir_error *err);
 
 /* ---- KV pages --------------------------------------------------------------------------------------------------------- */
 
-/* A page holds KERN_PAGE tokens of all layers with attention; 0 if none has. */
-size_t model_page_bytes(const model_config *c);
-/* Where the keys and values of a layer begin in a page. */
-size_t model_kv_offset(const model_config *c, int32_t layer);
+/* What a page holds of a KV head when keys and values of these types are asked for. */
+kern_kv model_kv(const model_config *c, kern_kv_type k, kern_kv_type v);
+/* A page holds KERN_PAGE tokens of all layers with attention, head after head; 0 bytes if none has. */
+size_t model_page_bytes(const model_config *c, const kern_kv *kv);
 
 /* ---- recurrent state -------------------------------------------------------------------------------------------------- */
 
@@ -290,9 +290,9 @@ typedef struct forward_batch {
 
 typedef struct forward forward;
 
-/* Scratch for batches of up to n_rows_max rows, n_outputs_max outputs and n_ctx positions, on the pool's threads.
+/* Scratch for batches of up to n_rows_max rows, n_outputs_max outputs and n_ctx positions, on the pool's threads, over pages of model_kv's.
  * The pool and the model must outlive it. WEIR_E_NOMEM. */
-int forward_open(forward **out, const weir_model *m, pool *p, int32_t n_rows_max, int32_t n_outputs_max, int32_t n_ctx,
+int forward_open(forward **out, const weir_model *m, pool *p, const kern_kv *kv, int32_t n_rows_max, int32_t n_outputs_max, int32_t n_ctx,
                  weir_error *err);
 void forward_close(forward **f);
 /* Writes the keys and values of all rows into their pages and the wanted logits. WEIR_E_CANCELLED when `abort` said so: pages of
@@ -336,7 +336,7 @@ typedef struct model_work {
 void model_add_weights_work(const weir_model *m, int32_t n_rows, int32_t n_outputs, model_work work[MODEL_N_OPS]);
 /* Adds what attention costs in a step for one sequence that holds n_past tokens and gets n_tok more: keys and values are read
  * once. */
-void model_add_attention_work(const weir_model *m, int32_t n_past, int32_t n_tok, model_work work[MODEL_N_OPS]);
+void model_add_attention_work(const weir_model *m, const kern_kv *kv, int32_t n_past, int32_t n_tok, model_work work[MODEL_N_OPS]);
 
 /* Measures from now on where the time of steps goes, from zero. Before the first call a step reads no clock. WEIR_E_NOMEM. */
 int forward_measure(forward *f, weir_error *err);

@@ -148,6 +148,8 @@ int weir_engine_open(weir_engine **out, weir_model *model, const weir_engine_opt
         .kv_tokens_total = engine_kv_tokens_total(b->e),
         .page_tokens = KERN_PAGE,
         .adopts_at_ends = engine_state_bytes(b->e) > 0,
+        .cache_type_k = kern_kv_type_name(engine_kv(b->e)->k),
+        .cache_type_v = kern_kv_type_name(engine_kv(b->e)->v),
         .seq_open = seq_open,
         .seq_reserve = seq_reserve,
         .seq_adopt = seq_adopt,

@@ -303,6 +303,9 @@ void weir_engine_get_stats(const weir_engine *e, weir_stats *stats) {
         .queried_tokens = atomic_load(&e->queried_tokens),
         .n_preemptions = atomic_load(&e->n_preemptions),
         .recomputed_tokens = atomic_load(&e->recomputed_tokens),
+        .cache_type_k = e->backend.cache_type_k,
+        .cache_type_v = e->backend.cache_type_v,
+        .kv_page_tokens = (uint32_t)e->backend.page_tokens,
     };
 }
 

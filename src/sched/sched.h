@@ -26,6 +26,7 @@ typedef struct sched_backend {
     int32_t n_logits;        /* most rows of logits in a step; 0 = one for each item */
     int64_t kv_tokens_total; /* room for all sequences together */
     int32_t page_tokens;     /* room is given out in pages of so many tokens; 0 = 1 */
+    const char *cache_type_k, *cache_type_v; /* static; or NULL */
     bool adopts_at_ends;     /* seq_adopt finds only lengths at which seq_keep was called: chunks of a prompt end where that is wanted */
     /* An empty sequence without room. Texts of different `salt` share nothing. WEIR_E_LIMIT = none now, try when another was closed. */
     int (*seq_open)(void *context, uint64_t salt, void **seq, weir_error *err);

@@ -46,6 +46,18 @@ def test_profile():
 
 
 @needs_model
+def test_cache_types():
+    arguments = [BINARY, "bench", "-m", MODEL, "-p", "0", "-n", "4", "-d", "8", "-r", "1", "-o", "jsonl"]
+    full, small = (json.loads(run(*arguments, *types)) for types in ([], ["-ctk", "bf16", "--cache-type-v", "f32"]))
+    assert (full["type_k"], full["type_v"]) == ("f16", "f16")
+    assert (small["type_k"], small["type_v"]) == ("bf16", "f32")
+    kv = json.loads(run(BINARY, "inspect", "--json", MODEL))["memory"]["kv_token_bytes"] * (9 + 10 + 11 + 12) / 4
+    assert small["work"]["bytes"] - full["work"]["bytes"] == pytest.approx(kv / 2, abs=1)
+    failed = subprocess.run([*arguments, "-ctk", "q5_0"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "f16|bf16|q8_0|q4_0|f32" in failed.stderr
+
+
+@needs_model
 def test_batched():
     arguments = [BINARY, "bench", "-m", MODEL, "-npl", "1,3", "-npp", "20", "-ntg", "5", "-b", "16", "-r", "2", "--profile", "-o", "jsonl"]
     rows = [json.loads(line) for line in run(*arguments).splitlines()]

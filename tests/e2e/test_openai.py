@@ -145,6 +145,10 @@ def test_metrics_text(server, client):
     for line in reply.text.splitlines():
         assert line.startswith("#") or re.fullmatch(r"[a-z_:]+[a-z0-9_:]*(\{.*\})? [-+0-9.e]+", line), line
     assert server.metric("vllm:time_to_first_token_seconds_count") >= 1
+    config = re.search(r'^vllm:cache_config_info\{model_name="[^"]*",(.*)\} 1$', reply.text, re.MULTILINE).group(1)
+    labels = dict(re.findall(r'(\w+)="([^"]*)"', config))
+    assert int(labels["block_size"]) * int(labels["num_gpu_blocks"]) == server.metric("weir:kv_cache_capacity_tokens")
+    assert labels["cache_dtype"] in ("f16", "f16/q8_0")
 
 
 def test_metrics_count_what_requests_report(server, client):

@@ -281,12 +281,13 @@ static void row_operations(const kern_ops *ops, const float *from, const float *
     RUN(ops->clamp(x, 1.25f, n));
     RUN(ops->activate(KERN_SWIGLU_CLAMPED, x, other, n));
     RUN(ops->softcap(x, 30.0f, n));
+    RUN(ops->hadamard(x, n));
     RUN(ops->rope(x, other, other, n & ~1, true));
     RUN(ops->rope(x, other, other, n & ~1, false));
 #undef RUN
     unguard(&g);
 }
-enum { N_ROW_OPERATIONS = 13 };
+enum { N_ROW_OPERATIONS = 14 };
 
 static void row_operations_exact(const float *from, const float *other, int n, double *results) {
     double squares = 0, mean = 0, variance = 0;
@@ -301,13 +302,15 @@ static void row_operations_exact(const float *from, const float *other, int n, d
         double row[] = {x / sqrt(squares + 1e-5) * y, x / sqrt(squares + 1e-5), (x - mean) / sqrt(variance + 1e-5) * y + y, x + y,
                         x * (double)1.7f, x / (1 + exp(-x)) * y, 0.5 * x * (1 + tanh(u)) * y, x > 0 ? x * x : 0, fmin(fmax(x, -1.25), 1.25),
                         fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7))) * (fmin(fmax(y, -7), 7) + 1),
-                        30 * tanh(x / 30), x, x};
+                        30 * tanh(x / 30), 0, x, x};
         if (i < half * 2) {
             const double c = (double)other[i % half], a = (double)from[i % half], b = (double)from[i % half + half];
-            row[11] = i < half ? a * c - b * c : a * c + b * c;
+            row[12] = i < half ? a * c - b * c : a * c + b * c;
             const double d = (double)other[i / 2], e = (double)from[pair], f = (double)from[pair + 1];
-            row[12] = i % 2 == 0 ? e * d - f * d : e * d + f * d;
+            row[13] = i % 2 == 0 ? e * d - f * d : e * d + f * d;
         }
+        for (int size = n & -n, k = 0, base = i / size * size; k < size; k++)
+            row[11] += (__builtin_popcount((unsigned)(k & (i - base))) % 2 ? -1 : 1) * (double)from[base + k];
         for (int r = 0; r < N_ROW_OPERATIONS; r++) results[r * n + i] = row[r];
     }
 }
@@ -328,8 +331,8 @@ static void test_row_operations(void **state) {
         row_operations(&kern_ops_reference, from, other, n, reference);
         row_operations_exact(from, other, n, exact);
         for (size_t i = 0; i < total; i++) {
-            /* Sums of n terms, then a few operations of relative error 2^-24 to 2e-7 (exp), magnitudes up to about 100. */
-            double limit = 1e-6 * fabs(exact[i]) + 2e-5;
+            /* The transform: up to 10 roundings of partial sums of up to 64 values of 90 at most. Else sums of n terms, then a few operations of relative error 2^-24 to 2e-7 (exp), magnitudes up to about 100. */
+            double limit = i / (size_t)n == 11 ? 10 * 6e-8 * 64 * 10 : 1e-6 * fabs(exact[i]) + 2e-5;
             if (fabs((double)reference[i] - exact[i]) > limit)
                 fail_msg("operation %zu, n=%d, element %zu: %g, expected %g", i / (size_t)n, n, i % (size_t)n, (double)reference[i], exact[i]);
         }
@@ -388,13 +391,12 @@ static void test_quantise(void **state) {
 
 /* ---- attention -------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_KEYS = 1100, MAX_D = 80 };
+enum { MAX_KEYS = 1100, MAX_D = 96 };
 
 typedef struct attention_case {
     int n_rows, d_head, d_value;
     int32_t key_begin[KERN_ATTENTION_ROWS], key_end[KERN_ATTENTION_ROWS];
     float softcap, alibi, sink;
-    bool f32;
     int32_t position[KERN_ATTENTION_ROWS]; /* for ALiBi; 0 = key_end - 1 */
 } attention_case;
 
@@ -402,25 +404,74 @@ static int32_t position_of(const attention_case *c, int row) { return c->positio
 
 typedef struct attention_data {
     float q[KERN_ATTENTION_ROWS][MAX_D], k[MAX_KEYS][MAX_D], v[MAX_KEYS][MAX_D];
-    unsigned char *pages[MAX_KEYS / KERN_PAGE + 1];
-    size_t v_offset;
+    double kept_k[MAX_KEYS][MAX_D], kept_v[MAX_KEYS][MAX_D]; /* what the pages' types make of them */
+    kern_kv kv;
+    guarded pages[MAX_KEYS / KERN_PAGE + 1];
+    unsigned char *at[MAX_KEYS / KERN_PAGE + 1];
 } attention_data;
 
-static void fill_pages(attention_data *data, const attention_case *c, const kern_ops *ops, int n_keys) {
-    const size_t size = c->f32 ? 4 : 2, k_bytes = (size_t)c->d_head * KERN_PAGE * size;
-    const size_t v_bytes = (size_t)kern_pad16(c->d_value) * KERN_PAGE * size;
-    data->v_offset = k_bytes;
-    for (int i = 0; i < (n_keys + KERN_PAGE - 1) / KERN_PAGE; i++) {
-        data->pages[i] = malloc(k_bytes + v_bytes);
-        memset(data->pages[i], 0x7E, k_bytes + v_bytes); /* NaN where nothing is stored: it must never count */
+/* What a page gives back of n values. The block formats: a scale rounded to F16, integers that are rounded with that scale. */
+static void keep(kern_kv_type type, const float *x, int n, double *out) {
+    for (int i = 0; i < n; i++) {
+        if (type == KERN_KV_F32) out[i] = (double)x[i];
+        if (type == KERN_KV_F16) out[i] = (double)quant_f16_to_f32(quant_f32_to_f16(x[i]));
+        if (type == KERN_KV_BF16) out[i] = (double)quant_bf16_to_f32(quant_f32_to_bf16(x[i]));
     }
-    for (int t = 0; t < n_keys; t++)
-        ops->kv_store(data->pages[t / KERN_PAGE], 0, k_bytes, t % KERN_PAGE, data->k[t], c->d_head, data->v[t], c->d_value,
-                      c->f32);
+    for (int b = 0; b < n && (type == KERN_KV_Q8_0 || type == KERN_KV_Q4_0); b += 32) {
+        float extreme = 0;
+        for (int i = b; i < b + 32; i++)
+            if (fabsf(x[i]) > fabsf(extreme) || (x[i] == -extreme && x[i] > 0)) extreme = x[i];
+        const float scale = quant_f16_to_f32(quant_f32_to_f16(type == KERN_KV_Q8_0 ? fabsf(extreme) / 127 : extreme / -8));
+        for (int i = b; i < b + 32; i++) {
+            const double low = type == KERN_KV_Q8_0 ? -127 : -8, high = type == KERN_KV_Q8_0 ? 127 : 7;
+            const double q = scale == 0.0f ? 0 : fmin(fmax((double)rintf(x[i] * (1 / scale)), low), high);
+            out[i] = q * (double)scale;
+            /* Half a step, and what F16 takes from the scale; Q4_0 cuts off the end of its range that has no 8. */
+            const double step = fabs((double)scale), cut = q == high && type == KERN_KV_Q4_0 ? 1 : 0.5;
+            if (fabs(out[i] - (double)x[i]) > cut * step + 128 * fmax(step / 2048, 0x1p-25))
+                fail_msg("%g is kept as %g", (double)x[i], out[i]);
+        }
+    }
+}
+
+/* A page of `ops`'s, its tokens stored forwards or backwards. */
+static void fill_page(attention_data *data, const kern_ops *ops, int page, int n_keys, bool backwards, unsigned char *to) {
+    const int first = page * KERN_PAGE, n = n_keys - first < KERN_PAGE ? n_keys - first : KERN_PAGE;
+    memset(to, 0x7E, kern_keys_bytes(&data->kv) + kern_values_bytes(&data->kv)); /* NaN where nothing is stored: it must never count */
+    for (int i = 0; i < n; i++) {
+        const int t = first + (backwards ? n - 1 - i : i);
+        ops->kv_store(&data->kv, to, t % KERN_PAGE, data->k[t], data->v[t]);
+    }
+}
+
+/* All pages, by the reference; what the levels make of the first and the last one is the same. */
+static void fill_pages(attention_data *data, const attention_case *c, kern_kv_type k, kern_kv_type v, int n_keys) {
+    data->kv = (kern_kv){.d_head = c->d_head, .d_value = c->d_value, .k = k, .v = v};
+    const size_t n_bytes = kern_keys_bytes(&data->kv) + kern_values_bytes(&data->kv);
+    const int n_pages = (n_keys + KERN_PAGE - 1) / KERN_PAGE;
+    guarded copy = guard(n_bytes, KERN_ALIGN);
+    assert_int_equal(kern_keys_bytes(&data->kv) % KERN_ALIGN, 0);
+    assert_int_equal(n_bytes % KERN_ALIGN, 0);
+    for (int i = 0; i < n_pages; i++) {
+        data->pages[i] = guard(n_bytes, KERN_ALIGN);
+        data->at[i] = data->pages[i].data;
+        fill_page(data, &kern_ops_reference, i, n_keys, false, data->at[i]);
+        for (size_t l = 0; l < sizeof level_names / sizeof level_names[0] && (i == 0 || i == n_pages - 1); l++) {
+            if (level(level_names[l]) == NULL) continue;
+            fill_page(data, level(level_names[l]), i, n_keys, true, copy.data);
+            if (memcmp(copy.data, data->at[i], n_bytes) != 0)
+                fail_msg("%s: a page of %s keys and %s values is not the reference's", level_names[l], kern_kv_type_name(k), kern_kv_type_name(v));
+        }
+    }
+    for (int t = 0; t < n_keys; t++) {
+        keep(k, data->k[t], c->d_head, data->kept_k[t]);
+        keep(v, data->v[t], c->d_value, data->kept_v[t]);
+    }
+    unguard(&copy);
 }
 
 static void free_pages(attention_data *data, int n_keys) {
-    for (int i = 0; i < (n_keys + KERN_PAGE - 1) / KERN_PAGE; i++) free(data->pages[i]);
+    for (int i = 0; i < (n_keys + KERN_PAGE - 1) / KERN_PAGE; i++) unguard(&data->pages[i]);
 }
 
 static void run_attention(const kern_ops *ops, attention_data *data, const attention_case *c, int first, int n, float out[][MAX_D]) {
@@ -439,9 +490,9 @@ static void run_attention(const kern_ops *ops, attention_data *data, const atten
         if (c->key_end[first + i] > last) last = c->key_end[first + i];
         if (c->key_begin[first + i] < begin) begin = c->key_begin[first + i];
     }
-    kern_attention a = {.n_rows = n, .d_head = c->d_head, .d_value = c->d_value, .q = q, .key_begin = c->key_begin + first,
-                        .key_end = c->key_end + first, .pages = data->pages, .k_offset = 0, .v_offset = data->v_offset,
-                        .f32 = c->f32, .softcap = c->softcap, .alibi_slope = c->alibi != 0.0f ? slopes : NULL, .position = positions, .widened = widened};
+    kern_attention a = {.n_rows = n, .kv = data->kv, .q = q, .key_begin = c->key_begin + first, .key_end = c->key_end + first,
+                        .pages = data->at, .softcap = c->softcap, .alibi_slope = c->alibi != 0.0f ? slopes : NULL, .position = positions,
+                        .widened = widened};
     for (int32_t s = begin / KERN_SEGMENT; s * KERN_SEGMENT < last; s++) {
         int32_t end = (s + 1) * KERN_SEGMENT < last ? (s + 1) * KERN_SEGMENT : last;
         ops->attend(&a, s * KERN_SEGMENT, end, &part);
@@ -450,15 +501,12 @@ static void run_attention(const kern_ops *ops, attention_data *data, const atten
     for (int i = 0; i < n; i++) ops->attend_finish(&total, i, c->d_value, c->sink != 0.0f ? &c->sink : NULL, out[first + i]);
 }
 
-/* What a page gives back of a value. */
-static double stored(const attention_case *c, float x) { return c->f32 ? (double)x : (double)quant_f16_to_f32(quant_f32_to_f16(x)); }
-
 static void exact_attention(const attention_data *data, const attention_case *c, int row, double *out) {
     double scores[MAX_KEYS], largest = -1e300, sum = 0;
     for (int t = c->key_begin[row]; t < c->key_end[row]; t++) {
         scores[t] = 0;
         for (int d = 0; d < c->d_head; d++)
-            scores[t] += (double)data->q[row][d] * stored(c, data->k[t][d]);
+            scores[t] += (double)data->q[row][d] * data->kept_k[t][d];
         if (c->softcap != 0.0f) scores[t] = (double)c->softcap * tanh(scores[t] / (double)c->softcap);
         scores[t] -= (double)c->alibi * (row + 1) * abs(position_of(c, row) - t);
         if (scores[t] > largest) largest = scores[t];
@@ -467,18 +515,18 @@ static void exact_attention(const attention_data *data, const attention_case *c,
     for (int t = c->key_begin[row]; t < c->key_end[row]; t++) {
         double p = exp(scores[t] - largest);
         sum += p;
-        for (int d = 0; d < c->d_value; d++) out[d] += p * stored(c, data->v[t][d]);
+        for (int d = 0; d < c->d_value; d++) out[d] += p * data->kept_v[t][d];
     }
     if (c->sink != 0.0f) sum += exp((double)c->sink - largest);
     for (int d = 0; d < c->d_value; d++) out[d] /= sum;
 }
 
-static void one_attention(attention_data *data, const attention_case *c) {
+static void one_attention(attention_data *data, const attention_case *c, kern_kv_type k, kern_kv_type v) {
     float reference[KERN_ATTENTION_ROWS][MAX_D], out[KERN_ATTENTION_ROWS][MAX_D];
     double exact[MAX_D];
     int n_keys = 0;
     for (int i = 0; i < c->n_rows; i++) n_keys = c->key_end[i] > n_keys ? c->key_end[i] : n_keys;
-    fill_pages(data, c, &kern_ops_reference, n_keys);
+    fill_pages(data, c, k, v, n_keys);
     run_attention(&kern_ops_reference, data, c, 0, c->n_rows, reference);
     for (int i = 0; i < c->n_rows; i++) {
         exact_attention(data, c, i, exact);
@@ -495,7 +543,8 @@ static void one_attention(attention_data *data, const attention_case *c) {
                 run_attention(ops, data, c, first, c->n_rows - first < tile ? c->n_rows - first : tile, out);
             for (int i = 0; i < c->n_rows; i++)
                 if (memcmp(out[i], reference[i], sizeof(float) * (size_t)c->d_value) != 0)
-                    fail_msg("%s: attention row %d differs from the reference in tiles of %d", ops->name, i, tile);
+                    fail_msg("%s: attention row %d over %s keys and %s values differs from the reference in tiles of %d", ops->name, i,
+                             kern_kv_type_name(k), kern_kv_type_name(v), tile);
         }
     }
     free_pages(data, n_keys);
@@ -524,12 +573,31 @@ static void test_attention(void **state) {
         {.n_rows = 11, .d_head = 16, .d_value = 16, .key_begin = {0}, .key_end = {3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 31}},
         {.n_rows = 2, .d_head = 16, .d_value = 16, .key_begin = {0, 0}, .key_end = {700, 90}, .alibi = 0.25f},
         {.n_rows = 3, .d_head = 16, .d_value = 16, .key_begin = {0, 0, 2}, .key_end = {700, 9, 3}, .sink = 3.0f},
-        {.n_rows = 3, .d_head = 80, .d_value = 72, .key_begin = {0, 0, 2}, .key_end = {700, 33, 40}, .f32 = true},
-        {.n_rows = 8, .d_head = 40, .d_value = 32, .key_begin = {0}, .key_end = {30, 31, 32, 33, 34, 35, 36, 37}, .f32 = true},
+        {.n_rows = 3, .d_head = 80, .d_value = 72, .key_begin = {0, 0, 2}, .key_end = {700, 33, 40}},
+        {.n_rows = 8, .d_head = 40, .d_value = 32, .key_begin = {0}, .key_end = {30, 31, 32, 33, 34, 35, 36, 37}},
+        {.n_rows = 13, .d_head = 96, .d_value = 32, .key_begin = {0, 7}, .key_end = {64, 65, 66, 67, 68, 69, 70, 71, 72, 73, 74, 75, 541}},
+        {.n_rows = 2, .d_head = 32, .d_value = 96, .key_begin = {31, 0}, .key_end = {33, 600}, .softcap = 2.0f},
         /* Queries that see what follows them. */
         {.n_rows = 3, .d_head = 16, .d_value = 16, .key_end = {70, 70, 70}, .position = {1, 40, 69}, .alibi = 0.25f},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) one_attention(&data, &cases[i]);
+    static const kern_kv_type kinds[][2] = {{KERN_KV_F16, KERN_KV_F16},   {KERN_KV_F32, KERN_KV_F32},   {KERN_KV_BF16, KERN_KV_BF16},
+                                            {KERN_KV_Q8_0, KERN_KV_Q8_0}, {KERN_KV_Q4_0, KERN_KV_Q4_0}, {KERN_KV_Q8_0, KERN_KV_Q4_0},
+                                            {KERN_KV_F16, KERN_KV_Q8_0},  {KERN_KV_Q4_0, KERN_KV_F16},  {KERN_KV_F32, KERN_KV_Q4_0},
+                                            {KERN_KV_Q8_0, KERN_KV_F32}};
+    for (int t = 0; t < MAX_KEYS; t++) /* blocks without a value, with a tie for the largest, and with one that F16 makes subnormal */
+        for (int d = 0; d < MAX_D; d++) {
+            if (t % 97 == 5 && d >= 32) data.k[t][d] = data.v[t][d] = 0.0f;
+            if (t % 97 == 6 && d % 32 < 2) data.k[t][d] = data.v[t][d] = d % 2 ? -1.5f : 1.5f;
+            if (t % 97 == 7) data.v[t][d] *= 1e-4f;
+        }
+    int n_run = 0;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (size_t n = 0; n < sizeof kinds / sizeof kinds[0]; n++) {
+            if (!kern_kv_type_fits(kinds[n][0], cases[i].d_head) || !kern_kv_type_fits(kinds[n][1], cases[i].d_value)) continue;
+            one_attention(&data, &cases[i], kinds[n][0], kinds[n][1]);
+            n_run++;
+        }
+    assert_true(n_run > 90);
 }
 
 /* ---- speed ------------------------------------------------------------------------------------------------------------ */

@@ -46,21 +46,27 @@ static int remove_model(void **state) {
     return unlink(model_path);
 }
 
-static weir_model *open_model(const char *level) {
+static weir_model *open_model_at(const char *path, const char *level) {
     weir_model *m = NULL;
     weir_error err = {0};
     setenv("WEIR_CPU_LEVEL", level, 1);
-    if (weir_model_open(&m, model_path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
+    if (weir_model_open(&m, path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
     return m;
 }
+static weir_model *open_model(const char *level) { return open_model_at(model_path, level); }
 
-static engine *open_engine(weir_model *m, int32_t n_threads, int32_t n_batch) {
+enum { KV_BYTES = 64 << 20 };
+
+static engine *open_engine_of(weir_model *m, int32_t n_threads, int32_t n_batch, weir_kv_type k, weir_kv_type v) {
     engine *e = NULL;
     weir_error err = {0};
     const weir_engine_options options = {.n_threads = n_threads, .n_ctx = N_CTX, .n_parallel = N_OTHERS + 1, .n_batch = n_batch,
-                                         .kv_cache_bytes = 64 << 20};
+                                         .kv_cache_bytes = KV_BYTES, .cache_type_k = k, .cache_type_v = v};
     if (engine_open(&e, m, &options, &err) != 0) fail_msg("%s: %s", err.place, err.message);
     return e;
+}
+static engine *open_engine(weir_model *m, int32_t n_threads, int32_t n_batch) {
+    return open_engine_of(m, n_threads, n_batch, WEIR_KV_F16, WEIR_KV_F16);
 }
 
 static int32_t prompt_length(int p) { return p == 0 ? 1 : p == 1 ? 2 : p == 19 ? MAX_PROMPT : 3 + p * p % 97; }
@@ -206,6 +212,91 @@ static void test_bit_identity(void **state) {
     free(got);
 }
 
+/* ---- cache types ------------------------------------------------------------------------------------------------------ */
+
+typedef struct cache_types {
+    weir_kv_type k, v;
+    int bits;          /* of one value of a key and one of a value, scales included, times 4 */
+    double most_error; /* squared, of the logits after a prompt of 600 tokens, relative to those over F32 */
+} cache_types;
+
+static double relative_error(const float *got, const float *wanted, int32_t n) {
+    double error = 0, norm = 0;
+    for (int32_t i = 0; i < n; i++) {
+        error += ((double)got[i] - (double)wanted[i]) * ((double)got[i] - (double)wanted[i]);
+        norm += (double)wanted[i] * (double)wanted[i];
+    }
+    return error / norm;
+}
+
+/* Some of the prompts of the test above over one pair of types, against the reference level in one piece. */
+static void one_pair_of_types(const char *path, const cache_types *t, const float *over_f32) {
+    static const int prompts[] = {0, 5, 13, 19};
+    static const int32_t chunks[] = {1, 13, 512};
+    weir_model *m = open_model_at(path, "reference");
+    const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
+    const size_t size = (size_t)n_vocab * N_GENERATED;
+    float *wanted = malloc(sizeof(float) * 2 * size * 4), *got = malloc(sizeof(float) * 2 * size);
+    engine *e = open_engine_of(m, 1, 1024, t->k, t->v);
+    assert_int_equal(engine_kv_tokens_total(e), KV_BYTES / (2 * 2 * 32 * KERN_PAGE * t->bits / 32) * KERN_PAGE); /* layers, heads, values */
+    for (int p = 0; p < 4; p++) generate(e, prompts[p], 1024, 0, n_vocab, NULL, wanted + 2 * size * (size_t)p);
+    engine_close(&e);
+    weir_model_close(&m);
+    const double error = relative_error(wanted + 2 * size * 3, over_f32, n_vocab);
+    if (error > t->most_error || (t->k != WEIR_KV_F32 && error == 0)) fail_msg("types %d and %d: relative error %g", (int)t->k, (int)t->v, error);
+    for (size_t l = 1; l < sizeof levels / sizeof levels[0]; l++) {
+        if (kern_level(levels[l]) == NULL) continue;
+        m = open_model_at(path, levels[l]);
+        for (int32_t n_threads = 1; n_threads <= 3; n_threads++) {
+            e = open_engine_of(m, n_threads, 1024, t->k, t->v);
+            for (int i = 0; i < 4 * 3 * 2; i++) {
+                const int p = i % 4, n_others = i / 4 % 2 * N_OTHERS;
+                const int32_t chunk = chunks[i / 8];
+                if (chunk == 1 && p == 3 && n_others) continue; /* long */
+                const float *known = wanted + 2 * size * (size_t)p;
+                generate(e, prompts[p], chunk, n_others, n_vocab, known, got);
+                for (int speculation = 0; speculation < 2; speculation++)
+                    if (memcmp(got + size * (size_t)speculation, known, sizeof(float) * size) != 0)
+                        fail_msg("%s, types %d and %d: prompt %d differs with %d threads, chunks of %d, %d others, speculation %s", levels[l],
+                                 (int)t->k, (int)t->v, prompts[p], n_threads, chunk, n_others, speculation ? "on" : "off");
+            }
+            engine_close(&e);
+        }
+        weir_model_close(&m);
+    }
+    free(wanted);
+    free(got);
+}
+
+/* The same bits over every type of the KV cache, and logits that are as near to those over F32 as the type allows. */
+static void test_cache_types(void **state) {
+    (void)state;
+    static const cache_types pairs[] = {{WEIR_KV_F32, WEIR_KV_F32, 256, 0},      {WEIR_KV_F16, WEIR_KV_F16, 128, 1e-4},
+                                        {WEIR_KV_BF16, WEIR_KV_BF16, 128, 1e-3}, {WEIR_KV_Q8_0, WEIR_KV_Q8_0, 68, 1e-3},
+                                        {WEIR_KV_Q4_0, WEIR_KV_Q4_0, 36, 0.1},   {WEIR_KV_Q8_0, WEIR_KV_Q4_0, 52, 0.1},
+                                        {WEIR_KV_Q4_0, WEIR_KV_F16, 82, 0.1}};
+    static const gguf_builder_llama_shape shape = {.n_layer = 2, .d_model = 128, .n_head = 4, .n_head_kv = 2, .d_ff = 128, .n_ctx = 1024};
+    char path[] = "/tmp/weir-test-cache-types-XXXXXX";
+    gguf_builder b;
+    gguf_builder_init(&b);
+    gguf_builder_llama(&b, &shape);
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_true(gguf_builder_write(&b, path));
+    gguf_builder_free(&b);
+    weir_model *m = open_model_at(path, "reference");
+    const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
+    float *over_f32 = malloc(sizeof(float) * 2 * (size_t)n_vocab * N_GENERATED);
+    engine *e = open_engine_of(m, 1, 1024, WEIR_KV_F32, WEIR_KV_F32);
+    generate(e, 19, 1024, 0, n_vocab, NULL, over_f32);
+    engine_close(&e);
+    weir_model_close(&m);
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) one_pair_of_types(path, &pairs[i], over_f32);
+    free(over_f32);
+    unlink(path);
+}
+
 static bool always(void *user) {
     ++*(int *)user;
     return true;
@@ -261,6 +352,15 @@ static void test_refusals(void **state) {
     assert_null(e);
     const weir_engine_options negative = {.n_threads = 1, .n_batch = -1};
     assert_int_equal(engine_open(&e, m, &negative, &err), WEIR_E_INVALID);
+    /* The tiny model's heads have 16 values, half a block. */
+    const weir_engine_options q8 = {.n_threads = 1, .cache_type_k = WEIR_KV_Q8_0}, q4 = {.n_threads = 1, .cache_type_v = WEIR_KV_Q4_0};
+    const weir_engine_options unknown = {.n_threads = 1, .cache_type_v = WEIR_N_KV_TYPES};
+    assert_int_equal(engine_open(&e, m, &q8, &err), WEIR_E_UNSUPPORTED);
+    assert_string_equal(err.place, "keys of the KV cache");
+    assert_non_null(strstr(err.message, "q8_0 is not possible: the model's heads have 16 values"));
+    assert_int_equal(engine_open(&e, m, &q4, &err), WEIR_E_UNSUPPORTED);
+    assert_string_equal(err.place, "values of the KV cache");
+    assert_int_equal(engine_open(&e, m, &unknown, &err), WEIR_E_INVALID);
     weir_model *vocab = NULL;
     const weir_model_options only = {.vocab_only = true};
     assert_int_equal(weir_model_open(&vocab, model_path, &only, &err), 0);
@@ -324,6 +424,7 @@ static void test_work_and_time(void **state) {
     (void)state;
     weir_model *m = open_model("avx512");
     model_work one[MODEL_N_OPS] = {{0}}, many[MODEL_N_OPS] = {{0}};
+    const kern_kv kv = model_kv(&m->config, KERN_KV_F16, KERN_KV_F16);
     model_add_weights_work(m, 1, 1, one);
     model_add_weights_work(m, 5, 0, many);
     assert_true(one[MODEL_OP_GATE_UP].int8_macs + one[MODEL_OP_GATE_UP].f32_macs == 2 * 2 * 64 * 128); /* layers x gate and up */
@@ -331,7 +432,7 @@ static void test_work_and_time(void **state) {
     assert_true(many[MODEL_OP_GATE_UP].int8_macs == 5 * one[MODEL_OP_GATE_UP].int8_macs);
     assert_true(many[MODEL_OP_GATE_UP].bytes == one[MODEL_OP_GATE_UP].bytes); /* weights are read once for all rows */
     assert_true(one[MODEL_OP_HEAD].bytes > 0 && many[MODEL_OP_HEAD].bytes == 0);
-    model_add_attention_work(m, 7, 2, one);
+    model_add_attention_work(m, &kv, 7, 2, one);
     assert_true(one[MODEL_OP_ATTENTION].f32_macs == 2 * (8 + 9) * 4 * (16 + 16));
     assert_true(one[MODEL_OP_ATTENTION].bytes == 2 * 9 * 2 * (16 + 16) * 2);
 
@@ -366,6 +467,7 @@ static void test_work_and_time(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bit_identity),
+        cmocka_unit_test(test_cache_types),
         cmocka_unit_test(test_abort),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_pages),

@@ -182,6 +182,28 @@ static void test_abort(void **state) {
     }
 }
 
+/* Latent attention and encoders keep F32, and say so when asked for less. */
+static void test_cache_types(void **state) {
+    (void)state;
+    static const char *const names[] = {"deepseek2", "bert"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        write_family(names[i]);
+        weir_model *m = open_model("avx512");
+        engine *e = NULL;
+        weir_error err = {0};
+        weir_engine_options options = {.n_threads = 1, .cache_type_k = WEIR_KV_BF16};
+        assert_int_equal(engine_open(&e, m, &options, &err), WEIR_E_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "bf16 is not possible"));
+        for (int k = 0; k < 2; k++) {
+            options.cache_type_k = k ? WEIR_KV_F32 : WEIR_KV_F16;
+            assert_int_equal(engine_open(&e, m, &options, &err), 0);
+            assert_int_equal(engine_kv(e)->k, KERN_KV_F32);
+            engine_close(&e);
+        }
+        weir_model_close(&m);
+    }
+}
+
 /* With recurrent state a sequence goes back to nothing, or to a checkpoint; without, anywhere. */
 static void test_going_back(void **state) {
     (void)state;
@@ -369,6 +391,7 @@ int main(void) {
         cmocka_unit_test(test_bit_identity),
         cmocka_unit_test(test_abort),
         cmocka_unit_test(test_going_back),
+        cmocka_unit_test(test_cache_types),
         cmocka_unit_test(test_states),
         cmocka_unit_test(test_embedding_bits),
         cmocka_unit_test(test_embeddings),
