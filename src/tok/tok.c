@@ -276,7 +276,8 @@ int64_t tok_encode(const tok *t, const char *text, size_t n_bytes, bool add_spec
     if (t->json) tok_json_encode(t, &w, text, n_bytes, add_special, parse_special);
     else encode_vocab(t, &w, text, n_bytes, add_special, parse_special);
     free(w.symbols);
-    free(w.heap);
+    free(w.pairs);
+    free(w.group);
     tok_pre_work_free(&w);
     buf_free(&w.text);
     return w.failed ? WEIR_E_NOMEM : w.n_ids;

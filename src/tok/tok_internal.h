@@ -93,11 +93,14 @@ typedef struct tok_symbol {
     int32_t id;              /* symbol; -1 = none */
 } tok_symbol;
 
-typedef struct tok_bigram {
-    uint64_t priority; /* smallest first: order of the merge, then position */
-    uint32_t n_bytes;  /* of both symbols together; when they no longer have it, the entry is out of date */
+/* Two neighbours that may be merged. */
+typedef struct tok_pair {
+    uint32_t order;   /* of the merge: lower ones first */
+    uint32_t left;    /* the symbol on the left: of equal orders the leftmost first */
+    uint32_t n_bytes; /* of both symbols together; when they no longer have it, the entry is out of date */
     int32_t merged;
-} tok_bigram;
+    uint32_t next; /* in the list that it waits in */
+} tok_pair;
 
 typedef struct tok_work {
     int32_t *ids;
@@ -106,8 +109,11 @@ typedef struct tok_work {
     bool failed; /* out of memory: the result is worthless */
     tok_symbol *symbols;
     size_t n_symbols, symbols_capacity;
-    tok_bigram *heap;
-    size_t n_heap, heap_capacity;
+    tok_pair *pairs; /* tok_merge.c: pairs that wait, and those of one order by position */
+    size_t n_pairs, pairs_capacity;
+    uint32_t *group;
+    size_t group_capacity;
+    uint64_t n_steps; /* looks at a pair and moves of one: what merging costs, for tests */
     size_t *ends[2]; /* pre-tokeniser: where the pieces end, before and after a rule */
     size_t n_ends, ends_capacity[2];
     void *match_data; /* pcre2_match_data */
