@@ -15,16 +15,19 @@ enum { SHORT_ARRAY = 6, SHORT_STRING = 96, SHORT_ITEM = 32 };
 /* What all tensors of one type take together. */
 typedef struct type_total {
     const quant_format *format;
-    uint64_t n_tensors, n_values, n_bytes;
+    const gguf_tensor *first;
+    uint64_t n_tensors, n_values, n_bytes, room_bytes;
 } type_total;
 
 enum { MAX_TYPES = 64 };
 
 typedef struct totals {
-    type_total types[MAX_TYPES]; /* largest first */
+    type_total types[MAX_TYPES]; /* largest first; more than these only a file has that makes types up */
     size_t n_types;
     uint64_t n_values, n_bytes;
 } totals;
+
+static bool is_known(const quant_format *format) { return format->block_bytes != 0; }
 
 static int by_bytes(const void *a, const void *b) {
     const type_total *x = a, *y = b;
@@ -36,14 +39,15 @@ static totals count_types(const gguf *g) {
     for (size_t i = 0; i < gguf_n_tensors(g); i++) {
         const gguf_tensor *t = gguf_tensor_at(g, i);
         size_t k = 0;
-        while (k < sum.n_types && sum.types[k].format != t->format) k++;
-        if (k == MAX_TYPES) continue; /* cannot be: the format table is shorter */
-        if (k == sum.n_types) sum.types[sum.n_types++].format = t->format;
+        while (k < sum.n_types && sum.types[k].format->type != t->format->type) k++;
+        sum.n_values += t->n_values;
+        sum.n_bytes += t->n_bytes;
+        if (k == MAX_TYPES) continue;
+        if (k == sum.n_types) sum.types[sum.n_types++] = (type_total){.format = t->format, .first = t};
         sum.types[k].n_tensors++;
         sum.types[k].n_values += t->n_values;
         sum.types[k].n_bytes += t->n_bytes;
-        sum.n_values += t->n_values;
-        sum.n_bytes += t->n_bytes;
+        sum.types[k].room_bytes += t->room_bytes;
     }
     qsort(sum.types, sum.n_types, sizeof sum.types[0], by_bytes);
     return sum;
@@ -195,12 +199,31 @@ static void put_types(buf *out, const totals *sum, size_t n_tensors) {
     buf_printf(out, "\nTensor types\n  %-8s %8s %16s %16s %8s\n", "type", "tensors", "values", "bytes", "bits");
     for (size_t i = 0; i < sum->n_types; i++) {
         const type_total *t = &sum->types[i];
-        buf_printf(out, row, t->format->name, t->n_tensors, t->n_values, t->n_bytes,
-                   8.0 * t->format->block_bytes / t->format->block_size);
+        if (is_known(t->format))
+            buf_printf(out, row, t->format->name, t->n_tensors, t->n_values, t->n_bytes,
+                       8.0 * t->format->block_bytes / t->format->block_size);
+        else
+            buf_printf(out, "  %-8s %8" PRIu64 " %16" PRIu64 " %16s %8s\n", t->format->name, t->n_tensors, t->n_values, "?", "?");
     }
     if (sum->n_values == 0) return;
     buf_printf(out, row, "total", (uint64_t)n_tensors, sum->n_values, sum->n_bytes,
                8.0 * (double)sum->n_bytes / (double)sum->n_values);
+}
+
+/* What is known of the types that the table of formats lacks. */
+static void put_unknown_types(buf *out, const totals *sum) {
+    char text[480];
+    bool any = false;
+    for (size_t i = 0; i < sum->n_types; i++) {
+        const type_total *t = &sum->types[i];
+        if (is_known(t->format)) continue;
+        buf_puts(out, any ? "" : "\nTypes that weir does not have\n");
+        any = true;
+        quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
+        buf_printf(out, "  %s\n    first in ", text);
+        put_printable(out, t->first->name, 0);
+        buf_printf(out, "; the file has room for %.3f bits a value, padding included\n", 8 * (double)t->room_bytes / (double)t->n_values);
+    }
 }
 
 static void put_shape(buf *out, const gguf_tensor *t, const char *separator) {
@@ -221,7 +244,8 @@ static void put_tensors(buf *out, const gguf *g) {
         start = out->n_bytes;
         put_shape(out, t, " x ");
         pad(out, start, SHAPE_WIDTH);
-        buf_printf(out, " %16" PRIu64 " %16" PRIu64, t->n_bytes, t->file_offset);
+        if (is_known(t->format)) buf_printf(out, " %16" PRIu64 " %16" PRIu64, t->n_bytes, t->file_offset);
+        else buf_printf(out, " %16s %16" PRIu64, "?", t->file_offset);
         if (gguf_n_parts(g) > 1) buf_printf(out, "  part %u", t->part + 1u);
         buf_putc(out, '\n');
     }
@@ -264,6 +288,7 @@ static void render_text(const gguf *g, const inspect_options *options, const tot
     buf_printf(out, ", %zu keys, %zu tensors, %" PRIu64 " values\n", gguf_n_key_values(g), gguf_n_tensors(g), sum->n_values);
     put_metadata(out, g, options->full);
     put_types(out, sum, gguf_n_tensors(g));
+    put_unknown_types(out, sum);
     if (options->memory) put_memory(out, options->memory);
     if (options->tensors) put_tensors(out, g);
 }
@@ -303,12 +328,26 @@ static void put_json_metadata(buf *out, const gguf *g, bool full) {
     buf_puts(out, "}");
 }
 
+/* The bytes of data; of unknown types what they can take at most. */
+static void put_json_bytes(buf *out, const quant_format *format, uint64_t n_bytes, uint64_t room_bytes) {
+    if (is_known(format)) buf_printf(out, ", \"n_bytes\": %" PRIu64, n_bytes);
+    else buf_printf(out, ", \"n_bytes\": null, \"room_bytes\": %" PRIu64, room_bytes);
+}
+
 static void put_json_types(buf *out, const totals *sum) {
     buf_puts(out, ",\n \"types\": [");
     for (size_t i = 0; i < sum->n_types; i++) {
         const type_total *t = &sum->types[i];
-        buf_printf(out, "%s{\"type\": \"%s\", \"n_tensors\": %" PRIu64 ", \"n_values\": %" PRIu64 ", \"n_bytes\": %" PRIu64 "}",
-                   i ? ", " : "", t->format->name, t->n_tensors, t->n_values, t->n_bytes);
+        buf_printf(out, "%s{\"type\": \"%s\", \"n_tensors\": %" PRIu64 ", \"n_values\": %" PRIu64, i ? ", " : "", t->format->name,
+                   t->n_tensors, t->n_values);
+        put_json_bytes(out, t->format, t->n_bytes, t->room_bytes);
+        if (!is_known(t->format)) {
+            char text[480];
+            quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
+            buf_puts(out, ", \"problem\": ");
+            inspect_put_json(out, text);
+        }
+        buf_putc(out, '}');
     }
     buf_putc(out, ']');
 }
@@ -321,8 +360,9 @@ static void put_json_tensors(buf *out, const gguf *g) {
         put_json_name(out, t->name);
         buf_printf(out, ", \"type\": \"%s\", \"shape\": [", t->format->name);
         put_shape(out, t, ", ");
-        buf_printf(out, "], \"n_values\": %" PRIu64 ", \"n_bytes\": %" PRIu64 ", \"offset\": %" PRIu64 ", \"part\": %u}",
-                   t->n_values, t->n_bytes, t->file_offset, t->part);
+        buf_printf(out, "], \"n_values\": %" PRIu64, t->n_values);
+        put_json_bytes(out, t->format, t->n_bytes, t->room_bytes);
+        buf_printf(out, ", \"offset\": %" PRIu64 ", \"part\": %u}", t->file_offset, t->part);
     }
     buf_putc(out, ']');
 }

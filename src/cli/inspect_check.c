@@ -98,7 +98,11 @@ static unit *make_units(const gguf *g, inspect_findings *out, int64_t *n_units, 
         if (t->format->dequantise == NULL) {
             char name[GGUF_MAX_NAME * 4];
             gguf_printable(t->name, name, sizeof name);
-            add(out, true, name, "values of type %s are not checked", t->format->name);
+            char text[480];
+            const bool known = t->format->block_bytes != 0;
+            if (known) snprintf(text, sizeof text, "values of type %s are not checked", t->format->name);
+            else quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
+            add(out, known, name, "%s", text);
             continue;
         }
         const uint64_t n_blocks = t->n_values / (uint64_t)t->format->block_size;

@@ -89,8 +89,10 @@ typedef struct gguf_tensor {
     gguf_string name;
     uint32_t n_dims;
     uint64_t dims[GGUF_MAX_DIMS]; /* dims[0] is the fastest: the row length K; unused ones are 1 */
-    const quant_format *format;   /* never NULL: a type that the table lacks is refused by the parser */
-    uint64_t n_values, n_bytes;
+    const quant_format *format;   /* never NULL. Of a type that the table of formats lacks: blocks of one value and 0 bytes with the
+                                     file's number for it, a name, and no functions, in the directory's memory */
+    uint64_t n_values, n_bytes;   /* n_bytes is 0 for a type that the table lacks: nothing of its data may be read */
+    uint64_t room_bytes;          /* from the data to those of the next tensor, or to the end of the file; 0 in objects that were built */
     uint64_t file_offset;      /* of the data in its file, for messages */
     const unsigned char *data; /* inside the mapping; n_bytes are readable; aligned to 8 from the start of the file */
     uint16_t part;             /* which file of a split model */
@@ -102,7 +104,7 @@ typedef struct gguf gguf;
 
 /* Maps `path` and parses it. A first part of a split model (name-00001-of-0000N.gguf, `split.count` > 1) brings in the other
  * parts, which must agree. Errors: WEIR_E_IO (place = path), WEIR_E_FORMAT (place = path and byte offset, key or tensor),
- * WEIR_E_UNSUPPORTED (version, big endian, unknown tensor type), WEIR_E_NOMEM. On failure *out is NULL. */
+ * WEIR_E_UNSUPPORTED (version, big endian), WEIR_E_NOMEM. On failure *out is NULL. */
 int gguf_open(gguf **out, const char *path, weir_error *err);
 /* Parses a byte range that the caller keeps alive and unchanged until gguf_close. `name` is used in messages. */
 int gguf_parse(gguf **out, const void *bytes, size_t n_bytes, const char *name, weir_error *err);

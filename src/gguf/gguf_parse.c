@@ -335,12 +335,18 @@ static int parse_tensor_shape(parser *p, gguf_tensor *t) {
     return 0;
 }
 
-static const quant_format *last_format(void) {
-    size_t n_rows;
-    const quant_format *table = quant_format_table(&n_rows), *last = table;
-    for (size_t i = 0; i < n_rows; i++)
-        if (table[i].type > last->type) last = &table[i];
-    return last;
+/* What stands for a type that the table lacks, so that the other tensors can be read and the file can be explained. */
+static const quant_format *unknown_format(parser *p, uint32_t type) {
+    for (size_t i = p->g->n_tensors; i-- > 0 && p->g->n_tensors - i < 8;) /* most files have one such type, side by side */
+        if (p->g->tensors[i].format->type == type) return p->g->tensors[i].format;
+    quant_format *format = arena_array(&p->g->memory, 1, sizeof *format);
+    char number[24];
+    snprintf(number, sizeof number, "type %u", type);
+    const char *name = quant_unknown_name(type);
+    if (name == NULL) name = arena_strndup(&p->g->memory, number, strlen(number));
+    if (format == NULL || name == NULL) return NULL;
+    *format = (quant_format){.type = (quant_type)type, .name = name, .block_size = 1};
+    return format;
 }
 
 /* Name, shape, type, and the offset from the start of the data, left in t->file_offset. */
@@ -352,8 +358,8 @@ static int parse_tensor(parser *p, gguf_tensor *t) {
     uint32_t type = take_u32(in);
     TRY(check_read(p, "the tensor type"));
     t->format = quant_format_of(type);
-    if (t->format == NULL) return fail_at(p, WEIR_E_UNSUPPORTED, at, "tensor type %u is not known; the known ones go up to %u (%s)", type,
-                                           (unsigned)last_format()->type, last_format()->name);
+    if (t->format == NULL) t->format = unknown_format(p, type);
+    if (t->format == NULL) return fail_nomem(p, "an unknown type");
     uint64_t block_size = (uint64_t)t->format->block_size;
     if (t->dims[0] % block_size != 0) {
         return fail_at(p, WEIR_E_FORMAT, at, "rows of %llu values of type %s, which comes in blocks of %llu",
@@ -367,19 +373,25 @@ static int parse_tensor(parser *p, gguf_tensor *t) {
     return check_read(p, "the offset of a tensor");
 }
 
+/* Data of unknown size are one byte at least. */
+static uint64_t least_bytes(const gguf_tensor *t) {
+    return t->n_bytes ? t->n_bytes : 1;
+}
+
 /* Turns the offset from the start of the data into one from the start of the file, and checks that the bytes are there. */
 static int place_tensor(parser *p, gguf_tensor *t, size_t data_at, size_t alignment) {
     size_t file_bytes = p->in.n_bytes, offset = (size_t)t->file_offset;
+    const uint64_t n_bytes = least_bytes(t);
     p->subject = "tensor";
     p->subject_name = t->name;
     if (t->file_offset % alignment != 0) {
         return fail_at(p, WEIR_E_FORMAT, data_at, "its data offset %llu is not a multiple of the alignment %zu",
                        (unsigned long long)t->file_offset, alignment);
     }
-    if (t->file_offset > file_bytes - data_at || t->n_bytes > file_bytes - data_at - offset) {
+    if (t->file_offset > file_bytes - data_at || n_bytes > file_bytes - data_at - offset) {
         return fail_at(p, WEIR_E_FORMAT, data_at,
                        "its %llu bytes at data offset %llu reach beyond the end of the file (%zu bytes of data)",
-                       (unsigned long long)t->n_bytes, (unsigned long long)t->file_offset, file_bytes - data_at);
+                       (unsigned long long)n_bytes, (unsigned long long)t->file_offset, file_bytes - data_at);
     }
     t->file_offset = data_at + offset;
     t->data = p->in.bytes + t->file_offset;
@@ -391,23 +403,26 @@ static int by_offset(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* Refuses data that overlap, and sets room_bytes. */
 static int check_overlap(parser *p) {
     gguf *g = p->g;
-    const gguf_tensor **sorted = malloc((g->n_tensors ? g->n_tensors : 1) * sizeof *sorted);
+    gguf_tensor **sorted = malloc((g->n_tensors ? g->n_tensors : 1) * sizeof *sorted);
     if (sorted == NULL) return fail_nomem(p, "the order of the tensors");
     for (size_t i = 0; i < g->n_tensors; i++) sorted[i] = &g->tensors[i];
     qsort(sorted, g->n_tensors, sizeof *sorted, by_offset);
     int rc = 0;
+    for (size_t i = 0; i < g->n_tensors; i++)
+        sorted[i]->room_bytes = (i + 1 < g->n_tensors ? sorted[i + 1]->file_offset : p->in.n_bytes) - sorted[i]->file_offset;
     for (size_t i = 1; i < g->n_tensors && rc == 0; i++) {
         const gguf_tensor *before = sorted[i - 1], *t = sorted[i];
-        if (before->file_offset + before->n_bytes <= t->file_offset) continue;
+        if (before->file_offset + least_bytes(before) <= t->file_offset) continue;
         char other[80];
         gguf_printable(before->name, other, sizeof other);
         p->subject = "tensor";
         p->subject_name = t->name;
         rc = fail_at(p, WEIR_E_FORMAT, (size_t)t->file_offset, "its data overlaps that of tensor '%s' (bytes %llu to %llu)",
                      other, (unsigned long long)before->file_offset,
-                     (unsigned long long)(before->file_offset + before->n_bytes));
+                     (unsigned long long)(before->file_offset + least_bytes(before)));
     }
     free(sorted);
     return rc;

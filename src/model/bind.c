@@ -358,7 +358,11 @@ static int bind_embeddings(loader *l) {
     weir_model *m = l->m;
     model_config *c = &m->config;
     const gguf_tensor *embedding = gguf_find_tensor(m->file, "token_embd.weight");
-    FAIL_IF(embedding == NULL, l->err, WEIR_E_FORMAT, "token_embd.weight", "the tensor is missing");
+    if (embedding == NULL) {
+        char shape[64];
+        snprintf(shape, sizeof shape, "%d x the number of tokens", c->d_model);
+        return loader_missing(l, "token_embd.weight", shape);
+    }
     FAIL_IF(embedding->dims[1] > INT32_MAX / 64, l->err, WEIR_E_FORMAT, "token_embd.weight", "%llu rows are more than a vocabulary can have",
             (unsigned long long)embedding->dims[1]);
     c->n_vocab = (int32_t)embedding->dims[1];

@@ -37,6 +37,10 @@ typedef struct loader {
 int loader_add(loader *l, binding b);
 /* "64 x 128" */
 void loader_format_shape(char out[64], const uint64_t *dims, uint32_t n_dims);
+/* Fails for a tensor that is not there: its name, the shape that it should have, the nearest name of the file. */
+int loader_missing(loader *l, const char *name, const char *shape);
+/* Fails for a tensor whose type cannot be dequantised; 0 otherwise. */
+int loader_check_readable(loader *l, const gguf_tensor *t, const char *name);
 /* The tensor of that name with shape [n_rows][n_cols] (n_rows 0: a vector [n_cols]); NULL in *out if absent and not required. */
 int loader_find(loader *l, const char *name, int64_t n_rows, int64_t n_cols, bool required, const gguf_tensor **out);
 /* Rows [first, first + n_rows) of a tensor [n_rows_whole][n_cols] as a matrix. */

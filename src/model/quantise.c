@@ -44,9 +44,13 @@ static const imatrix_entry *importance_of(const imatrix *im, const gguf_tensor *
 
 static int check_tensor(const quantise_plan *p, const gguf_tensor *t, const quant_format *to, bool requantise,
                         weir_error *err) {
-    char place[192], targets[400];
-    if (t->format == to) return 0;
+    char place[192], targets[480];
     place_of(p->in, t, place);
+    if (t->format->block_bytes == 0) {
+        quant_explain_unknown((uint32_t)t->format->type, targets, sizeof targets);
+        FAIL(err, WEIR_E_UNSUPPORTED, place, "%s", targets);
+    }
+    if (t->format == to) return 0;
     FAIL_IF(t->format->dequantise == NULL, err, WEIR_E_UNSUPPORTED, place, "type %s cannot be read", t->format->name);
     if (to->quantise == NULL) {
         quantise_targets(targets, sizeof targets);

@@ -1,9 +1,11 @@
 /* Loading weights: bindings from tensors with strict shapes, and their packed form, from the sidecar or by packing. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/nearest.h"
 #include "model/loader.h"
 #include "model/sidecar.h"
 
@@ -29,13 +31,46 @@ void loader_format_shape(char out[64], const uint64_t *dims, uint32_t n_dims) {
     for (uint32_t i = 0; i < n_dims && n < 48; i++) n += (size_t)snprintf(out + n, 64 - n, i ? " x %llu" : "%llu", (unsigned long long)dims[i]);
 }
 
+int loader_missing(loader *l, const char *name, const char *shape) {
+    const gguf *g = l->m->file;
+    char names[2][GGUF_MAX_NAME], shown[GGUF_MAX_NAME * 4] = "";
+    nearest near;
+    nearest_begin(&near, name, strlen(name));
+    /* Of equally near names one of the same layer is more likely to be meant: those first. */
+    const char *dot = strncmp(name, "blk.", 4) == 0 ? strchr(name + 4, '.') : NULL;
+    const size_t n = gguf_n_tensors(g), n_layer = dot ? (size_t)(dot - name) + 1 : 0;
+    for (size_t i = 0, free = 0; i < 2 * n; i++) {
+        const gguf_string s = gguf_tensor_at(g, i % n)->name;
+        const bool in_layer = n_layer && s.n_bytes > n_layer && memcmp(s.text, name, n_layer) == 0;
+        if (in_layer != (i < n)) continue;
+        memcpy(names[free], s.text, s.n_bytes);
+        names[free][s.n_bytes] = '\0';
+        nearest_try(&near, names[free]);
+        if (near.best == names[free]) free = 1 - free;
+    }
+    if (near.best) gguf_printable((gguf_string){near.best, strlen(near.best)}, shown, sizeof shown);
+    return error_set(l->err, WEIR_E_FORMAT, name, "the tensor is missing (architecture %s needs it, %s)%s%s", l->m->arch->name, shape,
+                     near.best ? "; the nearest name in the file is " : "; the file has none of a similar name", shown);
+}
+
+int loader_check_readable(loader *l, const gguf_tensor *t, const char *name) {
+    char text[480];
+    if (t->format->dequantise) return 0;
+    if (t->format->block_bytes == 0) quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
+    FAIL_IF(t->format->block_bytes == 0, l->err, WEIR_E_UNSUPPORTED, name, "%s", text);
+    FAIL(l->err, WEIR_E_UNSUPPORTED, name,
+         "tensor type %s cannot be computed with; weights are floats or one of the quantised types (weir models lists them)",
+         t->format->name);
+}
+
 int loader_find(loader *l, const char *name, int64_t n_rows, int64_t n_cols, bool required, const gguf_tensor **out) {
     const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
     *out = t;
     if (t == NULL) {
-        FAIL_IF(required, l->err, WEIR_E_FORMAT, name, "the tensor is missing (architecture %s needs it, %lld x %lld)",
-                l->m->arch->name, (long long)n_cols, (long long)(n_rows ? n_rows : 1));
-        return 0;
+        const uint64_t dims[2] = {(uint64_t)n_cols, (uint64_t)n_rows};
+        char shape[64];
+        loader_format_shape(shape, dims, n_rows ? 2 : 1);
+        return required ? loader_missing(l, name, shape) : 0;
     }
     uint64_t rows = n_rows ? (uint64_t)n_rows : 1;
     bool fits = t->dims[0] == (uint64_t)n_cols && t->dims[1] == rows && t->dims[2] == 1 && t->dims[3] == 1;
@@ -43,9 +78,7 @@ int loader_find(loader *l, const char *name, int64_t n_rows, int64_t n_cols, boo
     loader_format_shape(shape, t->dims, t->n_dims);
     FAIL_IF(!fits, l->err, WEIR_E_FORMAT, name, "the shape is %s; the metadata ask for %lld x %llu", shape, (long long)n_cols,
             (unsigned long long)rows);
-    FAIL_IF(t->format->dequantise == NULL, l->err, WEIR_E_UNSUPPORTED, name,
-            "tensor type %s cannot be computed with; weights are floats or one of the quantised types (weir models lists them)",
-            t->format->name);
+    TRY(loader_check_readable(l, t, name));
     return 1;
 }
 
@@ -97,16 +130,17 @@ int loader_bind_vector(loader *l, const float **v, int64_t n, bool required, con
 int loader_bind_made(loader *l, const float **v, size_t n, void (*make)(const model_config *c, const float *values, float *out),
                      int64_t n_rows, int64_t n_cols, const char *name) {
     const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
-    FAIL_IF(t == NULL, l->err, WEIR_E_FORMAT, name, "the tensor is missing (architecture %s needs it)", l->m->arch->name);
     const uint64_t rows = (uint64_t)n_rows, cols = (uint64_t)n_cols;
+    char shape[64];
+    loader_format_shape(shape, (const uint64_t[]){cols, rows}, 2);
+    if (t == NULL) return loader_missing(l, name, shape);
     const bool is_matrix = t->dims[0] == cols && t->dims[1] == rows && t->dims[2] == 1;
     /* One value a row: also stored as a vector. */
     const bool is_vector = cols == 1 && t->dims[0] == rows && t->dims[1] == 1 && t->dims[2] == 1;
-    char shape[64];
     loader_format_shape(shape, t->dims, t->n_dims);
     FAIL_IF(!(is_matrix || is_vector) || t->dims[3] != 1, l->err, WEIR_E_FORMAT, name, "the shape is %s; the metadata ask for %lld x %lld",
             shape, (long long)n_cols, (long long)n_rows);
-    FAIL_IF(t->format->dequantise == NULL, l->err, WEIR_E_UNSUPPORTED, name, "tensor type %s cannot be computed with", t->format->name);
+    TRY(loader_check_readable(l, t, name));
     TRY(loader_add(l, (binding){.tensor = t, .n_values = (int64_t)t->n_values, .vector = v, .make = make, .n_bytes = n * sizeof(float)}));
     return 1;
 }
@@ -114,14 +148,15 @@ int loader_bind_made(loader *l, const float **v, size_t n, void (*make)(const mo
 static int bind_stack(loader *l, kern_matrix **matrices, int64_t n, int64_t first, int64_t n_rows, int64_t n_rows_whole, int64_t n_cols,
                       bool transposed, const char *name) {
     const gguf_tensor *t = gguf_find_tensor(l->m->file, name);
-    FAIL_IF(t == NULL, l->err, WEIR_E_FORMAT, name, "the tensor is missing (architecture %s needs it)", l->m->arch->name);
     char shape[64];
+    loader_format_shape(shape, (const uint64_t[]){(uint64_t)n_cols, (uint64_t)n_rows_whole, (uint64_t)n}, 3);
+    if (t == NULL) return loader_missing(l, name, shape);
     loader_format_shape(shape, t->dims, t->n_dims);
     const bool deep = t->dims[1] == (uint64_t)n_rows_whole && t->dims[2] == (uint64_t)n;
     const bool flat = t->dims[1] == (uint64_t)(n * n_rows_whole) && t->dims[2] == 1;
     FAIL_IF(t->dims[0] != (uint64_t)n_cols || !(deep || flat) || t->dims[3] != 1, l->err, WEIR_E_FORMAT, name,
             "the shape is %s; the metadata ask for %lld x %lld x %lld", shape, (long long)n_cols, (long long)n_rows_whole, (long long)n);
-    FAIL_IF(t->format->dequantise == NULL, l->err, WEIR_E_UNSUPPORTED, name, "tensor type %s cannot be computed with", t->format->name);
+    TRY(loader_check_readable(l, t, name));
     *matrices = arena_array(&l->m->strings, (size_t)n, sizeof **matrices);
     FAIL_IF(*matrices == NULL, l->err, WEIR_E_NOMEM, name, "no memory for %lld matrices", (long long)n);
     if ((size_t)n_cols > l->largest_row) l->largest_row = (size_t)n_cols;

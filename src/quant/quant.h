@@ -22,7 +22,7 @@ typedef struct quant_format {
     quant_type type;
     const char *name;   /* as ggml names it: "Q4_K" */
     int32_t block_size; /* values in a block */
-    int32_t block_bytes;
+    int32_t block_bytes; /* 0: a type that the table lacks (gguf.h) */
     /* Dequantises `n_blocks` blocks to out[n_blocks * block_size]. NULL: the type is known (its size is), but not supported. */
     void (*dequantise)(const void *blocks, float *out, size_t n_blocks);
     /* Quantises x[n_blocks * block_size], all finite, to n_blocks blocks, so that the squared error is small when each value's is
@@ -39,6 +39,11 @@ const quant_format *quant_format_of(uint32_t type);
 const quant_format *quant_format_named(const char *name);
 /* All rows, in table order. */
 const quant_format *quant_format_table(size_t *n_rows);
+
+/* For a type number that no row has: its name where it is known (formats that ggml gave up, formats of its forks), else NULL. */
+const char *quant_unknown_name(uint32_t type);
+/* Says in text[capacity] what such a type is and what is supported: the nearest format, or all when none is near. */
+void quant_explain_unknown(uint32_t type, char *text, size_t capacity);
 
 /* Bytes of a row of n_values; 0 if n_values is not a multiple of the block size. */
 size_t quant_row_bytes(const quant_format *format, size_t n_values);

@@ -160,11 +160,6 @@ static const overwrite_case overwrites[] = {
     {"rows of 63 values in blocks of 32", AT_DIMS, "second", 0, 8, 63, WEIR_E_FORMAT, "tensor 'second'", "blocks of 32"},
     {"rows of 32 values in blocks of 256", AT_DIMS, "third", 0, 8, 32, WEIR_E_FORMAT, "tensor 'third'", "Q6_K"},
     {"more rows than data", AT_DIMS, "third", 8, 8, 1000, WEIR_E_FORMAT, "tensor 'third'", "beyond the end"},
-    {"tensor type 4", AT_TENSOR_TYPE, "first", 0, 4, 4, WEIR_E_UNSUPPORTED, "tensor 'first'", "tensor type 4 is not known"},
-    {"tensor type 31", AT_TENSOR_TYPE, "second", 0, 4, 31, WEIR_E_UNSUPPORTED, "tensor 'second'", "tensor type 31"},
-    {"tensor type 99", AT_TENSOR_TYPE, "first", 0, 4, 99, WEIR_E_UNSUPPORTED, "tensor 'first'", "tensor type 99"},
-    {"tensor type, all ones", AT_TENSOR_TYPE, "first", 0, 4, 0xffffffff, WEIR_E_UNSUPPORTED, "tensor 'first'",
-     "tensor type 4294967295"},
     {"offset 1", AT_OFFSET, "second", 0, 8, 1, WEIR_E_FORMAT, "tensor 'second'", "not a multiple of the alignment"},
     {"offset beyond the file", AT_OFFSET, "second", 0, 8, 1 << 20, WEIR_E_FORMAT, "tensor 'second'",
      "beyond the end of the file"},
@@ -176,6 +171,44 @@ static const overwrite_case overwrites[] = {
     {"data that ends inside another", AT_DIMS, "first", 8, 8, 5, WEIR_E_FORMAT, "tensor 'second'",
      "overlaps that of tensor 'first'"},
 };
+
+/* A tensor of a type that does not exist is in the directory, without a size; its place is checked all the same. */
+static void test_unknown_types(void **state) {
+    static const struct {
+        const char *tensor, *name;
+        uint32_t type;
+    } cases[] = {{"first", "Q4_2", 4}, {"second", "Q4_0_4_4", 31}, {"third", "type 99", 99}, {"third", "type 4294967295", 0xffffffff}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        gguf_builder b;
+        buf file = BUF_INIT;
+        gguf *g = NULL;
+        weir_error err = {0};
+        build_sound(&b);
+        assert_true(gguf_builder_finish(&b, &file));
+        assert_true(gguf_builder_patch(&file, field_at(&b, AT_TENSOR_TYPE, cases[i].tensor), 4, cases[i].type));
+        if (gguf_parse(&g, file.data, file.n_bytes, "odd.gguf", &err) != 0) fail_msg("%s: %s", err.place, err.message);
+        const gguf_tensor *t = gguf_find_tensor(g, cases[i].tensor);
+        assert_non_null(t);
+        assert_string_equal(t->format->name, cases[i].name);
+        assert_int_equal((uint32_t)t->format->type, cases[i].type);
+        assert_true(t->format->dequantise == NULL && t->format->quantise == NULL && t->format->block_bytes == 0);
+        assert_int_equal(t->n_bytes, 0);
+        const uint64_t rooms[] = {128, 96, 420}; /* up to the alignment of the next one, or the end */
+        assert_int_equal(t->room_bytes, rooms[strcmp(cases[i].tensor, "first") == 0 ? 0 : strcmp(cases[i].tensor, "second") == 0 ? 1 : 2]);
+        gguf_close(&g);
+        const size_t offset_at = field_at(&b, AT_OFFSET, cases[i].tensor);
+        const bool is_first = strcmp(cases[i].tensor, "first") == 0;
+        assert_true(gguf_builder_patch(&file, offset_at, 8, 640 + 4096));
+        expect_refusal("beyond the end", file.data, file.n_bytes, WEIR_E_FORMAT, cases[i].tensor, "beyond the end of the file");
+        assert_true(gguf_builder_patch(&file, offset_at, 8, is_first ? 256 : 32));
+        expect_refusal("inside another", file.data, file.n_bytes, WEIR_E_FORMAT, cases[i].tensor, "overlaps");
+        assert_true(gguf_builder_patch(&file, offset_at, 8, is_first ? 128 : 0));
+        expect_refusal("where another begins", file.data, file.n_bytes, WEIR_E_FORMAT, "tensor", "overlaps");
+        buf_free(&file);
+        gguf_builder_free(&b);
+    }
+}
 
 static void test_overwritten(void **state) {
     (void)state;
@@ -539,6 +572,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sound),
         cmocka_unit_test(test_overwritten),
+        cmocka_unit_test(test_unknown_types),
         cmocka_unit_test(test_cut),
         cmocka_unit_test(test_edited),
         cmocka_unit_test(test_not_gguf),

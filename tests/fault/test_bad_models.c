@@ -65,6 +65,14 @@ static void integer_matrix(gguf_builder *b) {
     gguf_builder_add_tensor(b, "blk.0.attn_q.weight", QUANT_I32, 2, (const uint64_t[]){64, 64});
 }
 
+static void unknown_matrix(gguf_builder *b) { gguf_builder_find_tensor(b, "blk.0.attn_k.weight")->type = (quant_type)31; }
+static void foreign_vector(gguf_builder *b) { gguf_builder_find_tensor(b, "blk.1.ffn_norm.weight")->type = (quant_type)139; }
+static void made_up_embedding(gguf_builder *b) { gguf_builder_find_tensor(b, "token_embd.weight")->type = (quant_type)4711; }
+static void misspelt_matrix(gguf_builder *b) {
+    gguf_builder_drop_tensor(b, "blk.0.ffn_gate.weight");
+    gguf_builder_add_tensor(b, "blk.0.ffn_gates.weight", QUANT_F32, 2, (const uint64_t[]){64, 128});
+}
+
 static void zero_rope_factor(gguf_builder *b) { gguf_builder_add_tensor(b, "rope_freqs.weight", QUANT_F32, 1, (const uint64_t[]){8}); }
 static void short_rope_factors(gguf_builder *b) { gguf_builder_add_tensor(b, "rope_freqs.weight", QUANT_F32, 1, (const uint64_t[]){3}); }
 static void long_bias(gguf_builder *b) { gguf_builder_add_tensor(b, "blk.0.attn_q.bias", QUANT_F32, 1, (const uint64_t[]){65}); }
@@ -160,8 +168,9 @@ static const bad_model cases[] = {
     {"no context_length", no_context, WEIR_E_FORMAT, "llama.context_length", "missing"},
     {"no feed_forward_length", no_width, WEIR_E_FORMAT, "llama.feed_forward_length", "missing"},
     {"no embeddings", no_embedding_tensor, WEIR_E_FORMAT, "token_embd.weight", "missing"},
-    {"no output norm", no_output_norm, WEIR_E_FORMAT, "output_norm.weight", "missing"},
-    {"no query matrix", no_query, WEIR_E_FORMAT, "blk.1.attn_q.weight", "missing"},
+    {"no output norm", no_output_norm, WEIR_E_FORMAT, "output_norm.weight", "missing (architecture llama needs it, 64)"},
+    {"no query matrix", no_query, WEIR_E_FORMAT, "blk.1.attn_q.weight",
+     "missing (architecture llama needs it, 64 x 64); the nearest name in the file is blk.1.attn_k.weight"},
     {"no down matrix", no_down, WEIR_E_FORMAT, "blk.0.ffn_down.weight", "missing"},
     {"a turned matrix", turned_matrix, WEIR_E_FORMAT, "blk.0.ffn_up.weight", "128 x 64"},
     {"a flat matrix", flat_matrix, WEIR_E_FORMAT, "blk.0.attn_k.weight", "2048"},
@@ -169,10 +178,18 @@ static const bad_model cases[] = {
     {"a short norm", short_norm, WEIR_E_FORMAT, "blk.0.attn_norm.weight", "63"},
     {"fewer embeddings than tokens", short_vocabulary, WEIR_E_FORMAT, "token_embd.weight", "100 rows"},
     {"a matrix of integers", integer_matrix, WEIR_E_UNSUPPORTED, "blk.0.attn_q.weight", "I32"},
+    {"a repacked matrix", unknown_matrix, WEIR_E_UNSUPPORTED, "blk.0.attn_k.weight",
+     "tensor type 31 is Q4_0_4_4, rows of a supported type interleaved for one processor, which ggml now does when it loads a file; it is "
+     "not supported, the nearest supported type is Q4_0"},
+    {"a vector of a fork's type", foreign_vector, WEIR_E_UNSUPPORTED, "blk.1.ffn_norm.weight", "tensor type 139 is IQ4_K"},
+    {"embeddings of a type that nobody has", made_up_embedding, WEIR_E_UNSUPPORTED, "token_embd.weight",
+     "tensor type 4711 is not known; supported are F32 F16 Q4_0 Q4_1"},
+    {"a misspelt matrix", misspelt_matrix, WEIR_E_FORMAT, "blk.0.ffn_gate.weight",
+     "the tensor is missing (architecture llama needs it, 64 x 128); the nearest name in the file is blk.0.ffn_gates.weight"},
     {"a RoPE factor of 0", zero_rope_factor, WEIR_E_FORMAT, "", "positive"},
     {"too few RoPE factors", short_rope_factors, WEIR_E_FORMAT, "rope_freqs.weight", "3"},
     {"a long bias", long_bias, WEIR_E_FORMAT, "blk.0.attn_q.bias", "65"},
-    {"experts without tensors", experts_without_tensors, WEIR_E_FORMAT, "blk.0.ffn_gate_inp.weight", "missing"},
+    {"experts without tensors", experts_without_tensors, WEIR_E_FORMAT, "blk.0.ffn_gate_inp.weight", "missing (architecture llama needs it, 64 x "},
     {"more experts used than there are", more_experts_used, WEIR_E_FORMAT, "llama.expert_used_count", "out of range"},
     {"no tokeniser", no_tokenizer, WEIR_E_FORMAT, "tokenizer.ggml.model", ""},
     {"unknown tokeniser", unknown_tokenizer, WEIR_E_UNSUPPORTED, "tokenizer.ggml.model", "morse"},

@@ -122,6 +122,23 @@ static void build_hostile(gguf_builder *b) {
     gguf_builder_add_tensor(b, "\033[31m\"name\"\n", QUANT_F32, 0, NULL);
 }
 
+static void test_unknown_type(void **state) {
+    (void)state;
+    gguf_builder b;
+    for (int json = 0; json < 2; json++) {
+        build_small(&b);
+        gguf_builder_find_tensor(&b, "matrix")->type = (quant_type)5;
+        gguf_builder_find_tensor(&b, "norm")->type = (quant_type)77;
+        char *text = render(&b, (inspect_options){.tensors = true, .json = json});
+        assert_has(text, "tensor type 5 is Q4_3, which ggml gave up before GGUF; it is not supported, the nearest supported type is Q4_1");
+        assert_has(text, "tensor type 77 is not known; supported are F32 F16");
+        assert_has(text, json ? "\"type\": \"type 77\", \"n_tensors\": 1, \"n_values\": 64, \"n_bytes\": null, \"room_bytes\": 256"
+                              : "type 77         1               64                ?        ?");
+        if (!json) assert_has(text, "first in matrix; the file has room for 9.333 bits a value, padding included");
+        free(text);
+    }
+}
+
 static void test_hostile(void **state) {
     (void)state;
     for (int flags = 0; flags < 8; flags++) {
@@ -196,7 +213,7 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text),        cmocka_unit_test(test_json),      cmocka_unit_test(test_hostile),
-        cmocka_unit_test(test_long_string), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_long_string), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_unknown_type),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,6 +83,9 @@ static void test_values(void **state) {
     gguf_builder_init(&b);
     gguf_builder_add_tensor(&b, "numbers", QUANT_I32, 1, (uint64_t[]){8});
     expect(&b, true, "numbers", "values of type I32 are not checked");
+    gguf_builder_init(&b);
+    gguf_builder_add_tensor(&b, "old", QUANT_F32, 1, (uint64_t[]){8})->type = (quant_type)4;
+    expect(&b, false, "old", "tensor type 4 is Q4_2");
 }
 
 static void test_vocabulary(void **state) {

@@ -298,7 +298,6 @@ static void test_refusals(void **state) {
     assert_int_equal(quantise(&f, "Q8_0", false, NULL, 2, 1000, &out, &f.err), WEIR_E_FORMAT);
     assert_non_null(strstr(f.err.place, "blk.1.ffn_up.weight"));
     assert_non_null(strstr(f.err.message, "row 5"));
-    memcpy(t->data, nan_bytes, 0);
     gguf_close(&f.g);
     buf_clear(&f.file);
     memcpy(t->data + (256 * 5 + 7) * 4, large, 4);
@@ -308,6 +307,12 @@ static void test_refusals(void **state) {
     assert_int_equal(quantise(&f, "IQ1_S", false, NULL, 2, 1000, &out, &f.err), WEIR_E_UNSUPPORTED);
     assert_non_null(strstr(f.err.message, "Q4_K"));
     assert_int_equal(quantise(&f, "Q8_0", false, NULL, 2, 3, &out, &f.err), WEIR_E_CANCELLED);
+    gguf_close(&f.g);
+    buf_clear(&f.file);
+    t->type = (quant_type)31; /* nobody can say how many bytes there are to copy */
+    parse(&f);
+    assert_int_equal(quantise(&f, "COPY", true, NULL, 2, 1000, &out, &f.err), WEIR_E_UNSUPPORTED);
+    assert_non_null(strstr(f.err.message, "Q4_0_4_4"));
     buf_free(&out);
     end(&f);
 }
