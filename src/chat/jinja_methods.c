@@ -14,7 +14,7 @@
 const jinja_builtin *builtin_find(const builtin_table *table, const char *name, size_t n_bytes) {
     for (size_t i = 0; i < table->n; i++) {
         const char *row = table->rows[i].name;
-        if (row[0] == name[0] && strncmp(row, name, n_bytes) == 0 && row[n_bytes] == '\0') return &table->rows[i];
+        if (row[0] == name[0] && strlen(row) == n_bytes && memcmp(row, name, n_bytes) == 0) return &table->rows[i];
     }
     return NULL;
 }

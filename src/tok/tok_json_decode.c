@@ -383,7 +383,10 @@ int json_make_pieces(tok *t, weir_error *err) {
     bool failed = false;
     out.limit = scratch.limit = json_limit(0);
     for (int32_t id = 0; id < t->n_vocab && !failed; id++) {
-        if (t->attributes[id] & TOK_IS_UNUSED) continue;
+        if (t->attributes[id] & TOK_IS_UNUSED) {
+            t->pieces[id] = (tok_string){"", 0}; /* a number that the file gives to no token */
+            continue;
+        }
         make_piece(t->json, t->texts[id], &out, &scratch);
         const char *copy = arena_strndup(&t->memory, out.n_bytes ? out.data : "", out.n_bytes);
         failed = copy == NULL || out.failed || scratch.failed;
