@@ -181,15 +181,51 @@ typedef struct weir_logit_bias {
     float bias; /* added to the logit; -INFINITY bans the token */
 } weir_logit_bias;
 
+/* The steps between logits and a token, in the order in which they run by default (llama.cpp's). Logit bias and a grammar come
+ * before all of them, the draw after. */
+typedef enum weir_sampler {
+    WEIR_SAMPLER_PENALTIES,   /* repetition, frequency, presence */
+    WEIR_SAMPLER_DRY,
+    WEIR_SAMPLER_TOP_N_SIGMA,
+    WEIR_SAMPLER_TOP_K,
+    WEIR_SAMPLER_TYPICAL,
+    WEIR_SAMPLER_TOP_P,
+    WEIR_SAMPLER_MIN_P,
+    WEIR_SAMPLER_XTC,
+    WEIR_SAMPLER_TEMPERATURE,
+    WEIR_N_SAMPLERS,
+} weir_sampler;
+
+enum { WEIR_MAX_CHAIN = 16, WEIR_MAX_DRY_BREAKERS = 64, WEIR_MAX_BREAKER_BYTES = 40 };
+
+/* All zero, with temperature, top_p and repetition_penalty 1, is plain sampling. Formulas and their sources:
+ * src/engine/sampler_chain.c, sampler_dry.c. */
 typedef struct weir_sampling {
     float temperature;         /* 0 = greedy */
+    float dynatemp_range;      /* 0 = off; the temperature varies by so much either way, with the entropy */
+    float dynatemp_exponent;
     int32_t top_k;             /* 0 = off */
     float top_p;               /* 1 = off */
     float min_p;               /* 0 = off; drops tokens with p < min_p * p_max */
+    float typical_p;           /* 0 or 1 = off; locally typical sampling */
+    float top_n_sigma;         /* 0 or less = off; drops logits more than so many standard deviations below the best */
+    float xtc_probability;     /* 0 = off; how often the most likely tokens but one are dropped */
+    float xtc_threshold;       /* what counts as likely; over 0.5 = off */
     float repetition_penalty;  /* 1 = off; divides positive logits, multiplies negative ones (Keskar et al. 2019) */
     float frequency_penalty;   /* 0 = off; subtracted once per occurrence */
     float presence_penalty;    /* 0 = off; subtracted once if the token occurred */
     int32_t penalty_last_n;    /* how many of the last tokens, prompt included, the penalties see; -1 = all */
+    float dry_multiplier;      /* 0 = off; penalty of tokens that go on with a repetition */
+    float dry_base;            /* at least 1 */
+    int32_t dry_allowed_length; /* repetitions shorter than this cost nothing */
+    int32_t dry_penalty_last_n; /* -1 = all */
+    const char *const *dry_breakers; /* [n_dry_breakers] texts over which no repetition reaches; copied at submission */
+    size_t n_dry_breakers;
+    int32_t mirostat;          /* 0 = off, or algorithm 1 or 2: then temperature and penalties apply, and no other step */
+    float mirostat_tau;        /* the surprise to be kept, in bits */
+    float mirostat_eta;        /* how fast */
+    uint8_t chain[WEIR_MAX_CHAIN]; /* [n_chain] of weir_sampler: only these steps, in this order */
+    int32_t n_chain;           /* 0 = all, in the default order */
     uint64_t seed;
     const weir_logit_bias *logit_bias; /* copied at submission; may be NULL */
     size_t n_logit_bias;
@@ -222,8 +258,9 @@ typedef struct weir_request {
     void *notify_user;
 } weir_request;
 
-/* Defaults: temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, penalties off over the last 64 tokens, seed 0, max_tokens -1,
- * n_top_logprobs -1. */
+/* Defaults: temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, everything else of the chain off; penalties over the last 64 tokens;
+ * seed 0, max_tokens -1, n_top_logprobs -1. What is off has llama.cpp's values beside its switch: DRY base 1.75, allowed length 2,
+ * over the whole context, breakers "\n", ":", "\"", "*"; xtc_threshold 0.1; mirostat tau 5, eta 0.1. */
 void weir_request_init(weir_request *request);
 
 typedef enum weir_stop_reason {

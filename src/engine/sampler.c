@@ -1,41 +1,21 @@
-/* See sampler.h. The vocabulary is never sorted: top-k keeps a heap of k behind a threshold, top-p first finds by a histogram
- * of probability mass which logits can matter, and without truncation only sums are kept. Buffers are made when the sampler is
- * opened, and only those that its parameters need. */
-#include "engine/sampler.h"
-
-#include <float.h>
+/* See sampler.h: opening, the history, bias and mask, and the order of the chain. Its steps are in sampler_chain.c. Buffers of the
+ * vocabulary's size are made when a step first needs them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "engine/sampler_internal.h"
 
-enum {
-    BLOCK = 256,     /* logits whose mass is kept as one sum, so that finding a token recomputes one block only */
-    RUN = 64,        /* logits that a search passes over at once when none is above its threshold */
-    N_BUCKETS = 128, /* of the nucleus histogram */
-    BUCKETS_PER_NAT = 4,
-    MAX_BEST = 20,
+enum { MAX_BEST = 20 };
+
+static const uint8_t default_chain[] = {
+    WEIR_SAMPLER_PENALTIES, WEIR_SAMPLER_DRY,   WEIR_SAMPLER_TOP_N_SIGMA, WEIR_SAMPLER_TOP_K,       WEIR_SAMPLER_TYPICAL,
+    WEIR_SAMPLER_TOP_P,     WEIR_SAMPLER_MIN_P, WEIR_SAMPLER_XTC,         WEIR_SAMPLER_TEMPERATURE,
 };
-
-typedef struct candidate {
-    float logit; /* never NaN or -infinity; +infinity is stored as FLT_MAX */
-    int32_t id;
-} candidate;
-
-struct sampler {
-    weir_sampling params; /* logit_bias points to a copy of our own */
-    int32_t n_vocab;
-    uint64_t random[4]; /* xoshiro256++ (Blackman and Vigna 2018) */
-    /* Penalties. counts[id] is how often a token is in the window. `window` is a ring of the last penalty_last_n tokens, or
-     * with penalty_last_n -1 the list of the distinct tokens seen. All NULL when no penalty is on. */
-    int32_t *counts, *window;
-    int32_t window_capacity, n_window, window_next;
-    float *adjusted;       /* [n_vocab] logits with bias and penalties; NULL when there are none */
-    candidate *candidates; /* [min(top_k, n_vocab)], or [n_vocab] for top-p alone, or NULL */
-    double *block_mass;    /* [n_vocab / BLOCK, rounded up], or NULL */
-};
+/* Mirostat truncates by itself. */
+static const uint8_t mirostat_chain[] = {WEIR_SAMPLER_PENALTIES, WEIR_SAMPLER_DRY, WEIR_SAMPLER_TEMPERATURE};
 
 /* ---- random numbers --------------------------------------------------------------------------------------------------- */
 
@@ -52,7 +32,8 @@ static uint64_t rotate_left(uint64_t x, int n) {
 }
 
 /* Uniform in [0, 1), a multiple of 2^-53. */
-static double next_uniform(uint64_t r[4]) {
+double sampler_uniform(sampler *s) {
+    uint64_t *r = s->random;
     uint64_t result = rotate_left(r[0] + r[3], 23) + r[0], shifted = r[1] << 17;
     r[2] ^= r[0];
     r[3] ^= r[1];
@@ -76,17 +57,30 @@ static void *array_of(size_t count, size_t size, bool *failed) {
     return memory;
 }
 
-int sampler_open(sampler **out, const weir_sampling *params, int32_t n_vocab, weir_error *err) {
+static void set_chain(sampler *s) {
+    const weir_sampling *p = &s->params;
+    const uint8_t *chain = p->mirostat ? mirostat_chain : p->n_chain > 0 ? p->chain : default_chain;
+    s->n_chain = p->mirostat ? (int32_t)sizeof mirostat_chain : p->n_chain > 0 ? p->n_chain : (int32_t)sizeof default_chain;
+    if (s->n_chain > WEIR_MAX_CHAIN) s->n_chain = WEIR_MAX_CHAIN;
+    memcpy(s->chain, chain, (size_t)s->n_chain);
+    bool removes_best = p->xtc_probability > 0 || (p->typical_p > 0 && p->typical_p < 1);
+    s->takes_best = !(p->temperature > 0) && (p->mirostat || p->n_chain <= 0) && !removes_best;
+}
+
+int sampler_open(sampler **out, const weir_sampling *params, const sampler_vocab *vocab, weir_error *err) {
     *out = NULL;
     bool failed = false;
-    size_t n = (size_t)n_vocab;
+    const int32_t n_vocab = vocab->n_tokens;
     sampler *s = calloc(1, sizeof *s);
     FAIL_IF(s == NULL, err, WEIR_E_NOMEM, "sampler", "no memory for a sampler");
     s->params = *params;
     s->params.logit_bias = NULL;
+    s->vocab = *vocab;
     s->n_vocab = n_vocab;
+    s->mu = 2 * (double)params->mirostat_tau;
     uint64_t state = params->seed;
     for (int i = 0; i < 4; i++) s->random[i] = splitmix(&state);
+    set_chain(s);
     if (params->n_logit_bias > 0) {
         weir_logit_bias *bias = array_of(params->n_logit_bias, sizeof *bias, &failed);
         if (bias != NULL) memcpy(bias, params->logit_bias, params->n_logit_bias * sizeof *bias);
@@ -94,21 +88,14 @@ int sampler_open(sampler **out, const weir_sampling *params, int32_t n_vocab, we
     }
     if (penalises(params)) {
         s->window_capacity = params->penalty_last_n < 0 ? n_vocab : params->penalty_last_n;
-        s->counts = array_of(n, sizeof *s->counts, &failed);
+        s->counts = array_of((size_t)n_vocab, sizeof *s->counts, &failed);
         s->window = array_of((size_t)s->window_capacity, sizeof *s->window, &failed);
     }
-    if (penalises(params) || params->n_logit_bias > 0) s->adjusted = array_of(n, sizeof *s->adjusted, &failed);
-    if (params->temperature > 0) {
-        bool top_k = params->top_k > 0 && params->top_k < n_vocab;
-        if (top_k || params->top_p < 1)
-            s->candidates = array_of(top_k ? (size_t)params->top_k : n, sizeof(candidate), &failed);
-        else
-            s->block_mass = array_of((n + BLOCK - 1) / BLOCK, sizeof *s->block_mass, &failed);
-    }
-    if (failed) {
+    if (failed || dry_open(s, err) < 0) {
         sampler_close(&s);
         FAIL(err, WEIR_E_NOMEM, "sampler", "no memory for the sampling state of a vocabulary of %d tokens", n_vocab);
     }
+    s->params.dry_breakers = NULL; /* copied */
     *out = s;
     return 0;
 }
@@ -116,6 +103,7 @@ int sampler_open(sampler **out, const weir_sampling *params, int32_t n_vocab, we
 void sampler_close(sampler **sp) {
     sampler *s = *sp;
     if (s == NULL) return;
+    dry_close(&s->dry);
     free((void *)s->params.logit_bias);
     free(s->counts);
     free(s->window);
@@ -127,6 +115,7 @@ void sampler_close(sampler **sp) {
 }
 
 void sampler_accept(sampler *s, int32_t token) {
+    dry_accept(s, token);
     if (s->counts == NULL || token < 0 || token >= s->n_vocab) return;
     if (s->params.penalty_last_n < 0) {
         if (s->counts[token] == 0) s->window[s->n_window++] = token;
@@ -140,289 +129,97 @@ void sampler_accept(sampler *s, int32_t token) {
     s->counts[token]++;
 }
 
-/* ---- adjusting the logits --------------------------------------------------------------------------------------------- */
+/* ---- mask and bias ---------------------------------------------------------------------------------------------------- */
 
-static void apply_penalties(sampler *s, float *logits) {
-    const weir_sampling *p = &s->params;
-    /* A token may be in the window more than once; its count is negative once it was done. */
-    for (int32_t i = 0; i < s->n_window; i++) {
-        int32_t id = s->window[i], count = s->counts[id];
-        if (count < 0) continue;
-        s->counts[id] = -count;
-        float x = logits[id];
-        x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
-        logits[id] = x - (float)count * p->frequency_penalty - p->presence_penalty;
+static bool allows(const uint32_t *mask, int32_t id) { return mask == NULL || (mask[id / 32] >> id % 32 & 1); }
+
+/* All but a few tokens are banned: those few become the candidates, and the rest of the vocabulary is not looked at again. */
+static void gather(drawing *d, const uint32_t *mask, int32_t n_words, int32_t n_allowed) {
+    if (!sampler_room(d, n_allowed)) return;
+    d->n = 0;
+    for (int32_t i = 0; i < n_words; i++)
+        for (uint32_t word = mask[i]; word; word &= word - 1) {
+            int32_t id = 32 * i + __builtin_ctz(word);
+            if (id < d->s->n_vocab && d->logits[id] > -INFINITY)
+                d->c[d->n++] = (candidate){sampler_bounded(d->logits[id]), id};
+        }
+}
+
+static void apply_mask(drawing *d, const uint32_t *mask) {
+    int32_t n_words = (d->s->n_vocab + 31) / 32, n_allowed = 0;
+    for (int32_t i = 0; i < n_words; i++) n_allowed += __builtin_popcount(mask[i]);
+    if (n_allowed <= d->s->n_vocab / 16) {
+        gather(d, mask, n_words, n_allowed);
+        return;
     }
-    for (int32_t i = 0; i < s->n_window; i++) {
-        int32_t id = s->window[i];
-        if (s->counts[id] < 0) s->counts[id] = -s->counts[id];
-    }
+    sampler_ban(d, mask);
 }
 
-static const float *adjust(sampler *s, const float *logits) {
-    if (s->adjusted == NULL) return logits;
-    memcpy(s->adjusted, logits, (size_t)s->n_vocab * sizeof *logits);
-    for (size_t i = 0; i < s->params.n_logit_bias; i++) {
-        const weir_logit_bias *b = &s->params.logit_bias[i];
-        if (b->token < 0 || b->token >= s->n_vocab) continue;
-        /* A ban holds for a logit of +infinity too. */
-        s->adjusted[b->token] = b->bias == -INFINITY ? -INFINITY : s->adjusted[b->token] + b->bias;
-    }
-    if (s->counts != NULL) apply_penalties(s, s->adjusted);
-    return s->adjusted;
-}
+/* A ban holds for a logit of +infinity too. */
+static float biased(float logit, float bias) { return bias == -INFINITY ? -INFINITY : logit + bias; }
 
-/* ---- four logits at a time -------------------------------------------------------------------------------------------- */
-
-typedef float lanes __attribute__((vector_size(16))); /* what every x86-64 has in one register */
-typedef int32_t int_lanes __attribute__((vector_size(16)));
-typedef uint32_t bit_lanes __attribute__((vector_size(16)));
-enum { N_LANES = 4 };
-
-static lanes all(float x) {
-    return (lanes){x, x, x, x};
-}
-
-/* logits[i .. i+4), -infinity beyond the end. */
-static lanes load(const float *logits, int32_t i, int32_t n) {
-    lanes x;
-    if (n - i >= N_LANES) {
-        memcpy(&x, logits + i, sizeof x);
-        return x;
-    }
-    x = all(-INFINITY);
-    for (int j = 0; j < n - i; j++) x[j] = logits[i + j];
-    return x;
-}
-
-static lanes choose(int_lanes condition, lanes yes, lanes no) {
-    return (lanes)((condition & (int_lanes)yes) | (~condition & (int_lanes)no));
-}
-
-/* The greatest of logits[first .. end), -infinity when there is none but NaN. */
-static float greatest_value(const float *logits, int32_t first, int32_t end) {
-    lanes max[2] = {all(-INFINITY), all(-INFINITY)};
-    for (int32_t i = first; i < end; i += 2 * N_LANES) {
-        lanes x = load(logits, i, end), y = i + N_LANES < end ? load(logits, i + N_LANES, end) : x;
-        max[0] = choose(x > max[0], x, max[0]); /* false for NaN */
-        max[1] = choose(y > max[1], y, max[1]);
-    }
-    float result = -INFINITY;
-    for (int j = 0; j < 2 * N_LANES; j++)
-        result = max[j / N_LANES][j % N_LANES] > result ? max[j / N_LANES][j % N_LANES] : result;
-    return result;
-}
-
-/* exp(x) for x <= 0; 0 from -87 down and for NaN. Relative error under 2^-22: x = k ln 2 + r with |r| <= ln 2 / 2, e^r by its
- * Taylor polynomial of degree 7 (remainder 5e-9), 2^k by the exponent's bits. */
-static lanes exp_lanes(lanes x) {
-    const float rounder = 12582912; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
-    int_lanes counts = x > -87;
-    x = choose(counts, x, all(-87));
-    lanes shifted = x * 1.44269504f + rounder, k = shifted - rounder;
-    lanes r = x - k * 0.693145752f - k * 1.42860677e-6f, e = r * (1 / 5040.f) + 1 / 720.f;
-    e = e * r + 1 / 120.f;
-    e = e * r + 1 / 24.f;
-    e = e * r + 1 / 6.f;
-    e = e * r + 0.5f;
-    e = e * r + 1;
-    e = e * r + 1;
-    bit_lanes exponent = (bit_lanes)shifted << 23; /* the bits of `rounder` are shifted out */
-    return choose(counts, (lanes)((bit_lanes)e + exponent), all(0));
-}
-
-/* exp((x - max) / temperature), 0 for NaN and for x < floor. +infinity counts as FLT_MAX; so does `max`. */
-static lanes weights(lanes x, float max, float floor, float temperature) {
-    lanes below = (choose(x > FLT_MAX, all(FLT_MAX), x) - max) / temperature;
-    return choose((x >= floor) & (x > -INFINITY), exp_lanes(below), all(0));
-}
-
-/* The sum of the weights of logits[first .. end). */
-static double mass_of(const float *logits, int32_t first, int32_t end, float max, float floor, float temperature) {
-    double sum[N_LANES] = {0};
-    for (int32_t i = first; i < end; i += N_LANES) {
-        lanes w = weights(load(logits, i, end), max, floor, temperature);
-        for (int j = 0; j < N_LANES; j++) sum[j] += w[j];
-    }
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
-/* ---- selection -------------------------------------------------------------------------------------------------------- */
-
-/* The lowest id of the greatest logit; -1 when all are NaN or -infinity. */
-static int32_t greatest(const float *logits, int32_t n) {
-    int32_t at = 0;
-    float best = -INFINITY;
-    for (int32_t run = 0; run < n; run += RUN) {
-        float value = greatest_value(logits, run, run + RUN < n ? run + RUN : n);
-        if (!(value > best)) continue;
-        best = value;
-        at = run;
-    }
-    if (best == -INFINITY) return -1;
-    while (logits[at] != best) at++;
-    return at;
-}
-
-static float bounded(float logit) {
-    return logit > FLT_MAX ? FLT_MAX : logit;
-}
-
-static bool worse(candidate a, candidate b) {
-    return a.logit < b.logit || (a.logit == b.logit && a.id > b.id);
-}
-
-/* Restores the heap (worst at the root) after heap[root] changed. */
-static void sift_down(candidate *heap, int32_t n, int32_t root) {
-    candidate moved = heap[root];
-    for (int32_t child = 2 * root + 1; child < n; child = 2 * root + 1) {
-        if (child + 1 < n && worse(heap[child + 1], heap[child])) child++;
-        if (!worse(heap[child], moved)) break;
-        heap[root] = heap[child];
-        root = child;
-    }
-    heap[root] = moved;
-}
-
-/* Best first. */
-static void sort_candidates(candidate *c, int32_t n) {
-    for (int32_t i = n / 2 - 1; i >= 0; i--) sift_down(c, n, i);
-    for (int32_t last = n - 1; last > 0; last--) {
-        candidate worst = c[0];
-        c[0] = c[last];
-        c[last] = worst;
-        sift_down(c, last, 0);
-    }
-}
-
-/* The k best, best first, ties to the lower id. Returns how many there are. */
-static int32_t select_top(const float *logits, int32_t n_vocab, candidate *top, int32_t k) {
-    int32_t n = 0, i = 0;
-    for (; i < n_vocab && n < k; i++)
-        if (logits[i] > -INFINITY) top[n++] = (candidate){bounded(logits[i]), i};
-    if (n == k) {
-        for (int32_t root = n / 2 - 1; root >= 0; root--) sift_down(top, n, root);
-        for (int32_t end; i < n_vocab; i = end) {
-            end = i + RUN < n_vocab ? i + RUN : n_vocab;
-            if (!(greatest_value(logits, i, end) > top[0].logit)) continue;
-            for (; i < end; i++) {
-                if (!(logits[i] > top[0].logit)) continue;
-                top[0] = (candidate){bounded(logits[i]), i};
-                sift_down(top, n, 0);
+static void apply_bias(drawing *d, const uint32_t *mask) {
+    const weir_sampling *p = &d->s->params;
+    float *logits = d->n < 0 && p->n_logit_bias ? sampler_writable(d) : NULL;
+    for (size_t i = 0; i < p->n_logit_bias; i++) {
+        const weir_logit_bias *b = &p->logit_bias[i];
+        if (b->token < 0 || b->token >= d->s->n_vocab || !allows(mask, b->token)) continue;
+        if (logits) logits[b->token] = biased(logits[b->token], b->bias);
+        for (int32_t low = 0, high = d->n; low < high;) { /* ids ascend */
+            int32_t middle = (low + high) / 2;
+            if (d->c[middle].id == b->token) {
+                d->c[middle].logit = biased(d->c[middle].logit, b->bias);
+                break;
             }
+            if (d->c[middle].id < b->token)
+                low = middle + 1;
+            else
+                high = middle;
         }
     }
-    sort_candidates(top, n);
-    return n;
-}
-
-static int bucket_of(float below_max) {
-    return below_max < (float)N_BUCKETS / BUCKETS_PER_NAT ? (int)(below_max * BUCKETS_PER_NAT) : N_BUCKETS - 1;
-}
-
-/* The smallest set of best tokens whose probability reaches top_p, give or take one bucket of the histogram, best first. *total
- * gets the mass of the whole vocabulary relative to the best token. */
-static int32_t select_nucleus(const float *logits, int32_t n_vocab, float top_p, candidate *out, double *total) {
-    double mass[N_BUCKETS] = {0}, reached = 0;
-    int32_t best = greatest(logits, n_vocab), n = 0;
-    if (best < 0) return 0;
-    float max = bounded(logits[best]);
-    for (int32_t i = 0; i < n_vocab; i += N_LANES) {
-        lanes x = load(logits, i, n_vocab), w = weights(x, max, -INFINITY, 1);
-        for (int j = 0; j < N_LANES; j++)
-            if (w[j] > 0) mass[bucket_of(max - bounded(x[j]))] += w[j];
-    }
-    *total = 0;
-    for (int b = 0; b < N_BUCKETS; b++) *total += mass[b];
-    int last = 0;
-    for (; last < N_BUCKETS - 1; last++) {
-        reached += mass[last];
-        if (reached >= (double)top_p * *total) break;
-    }
-    for (int32_t i = 0; i < n_vocab; i++)
-        if (logits[i] > -INFINITY && bucket_of(max - bounded(logits[i])) <= last) out[n++] = (candidate){bounded(logits[i]), i};
-    sort_candidates(out, n);
-    return n;
+    int32_t n = 0;
+    for (int32_t i = 0; i < d->n; i++)
+        if (d->c[i].logit > -INFINITY) d->c[n++] = (candidate){sampler_bounded(d->c[i].logit), d->c[i].id};
+    if (d->n >= 0) d->n = n;
 }
 
 /* ---- drawing ---------------------------------------------------------------------------------------------------------- */
 
-/* How many of the sorted candidates are left by top-p, then min-p. `total` is the mass that top_p is a share of, relative to
- * the best; 0 = that of the candidates. */
-static int32_t truncate_sorted(const weir_sampling *p, const candidate *c, int32_t n, double total) {
-    if (p->top_p < 1) {
-        if (total == 0)
-            for (int32_t i = 0; i < n; i++) total += exp((double)c[i].logit - c[0].logit);
-        double reached = 0, wanted = (double)p->top_p * total;
-        for (int32_t i = 0; i < n; i++) {
-            reached += exp((double)c[i].logit - c[0].logit);
-            if (reached >= wanted) n = i + 1;
-        }
+static int32_t best_left(const drawing *d) {
+    if (d->failed) return SAMPLER_NO_MEMORY;
+    if (d->n < 0) return sampler_greatest(d->logits, d->s->n_vocab);
+    int32_t best = -1;
+    for (int32_t i = 0; i < d->n; i++) {
+        bool better = best < 0 || d->c[i].logit > d->c[best].logit ||
+                      (d->c[i].logit == d->c[best].logit && d->c[i].id < d->c[best].id);
+        if (better) best = i;
     }
-    if (p->min_p > 0) {
-        double least = log((double)p->min_p);
-        while (n > 1 && (double)c[n - 1].logit - c[0].logit < least) n--;
-    }
-    return n;
+    return best < 0 ? SAMPLER_NO_TOKEN : d->c[best].id;
 }
 
-static int32_t draw_sorted(const candidate *c, int32_t n, double temperature, double uniform) {
-    double total = 0, reached = 0;
-    for (int32_t i = 0; i < n; i++) total += exp(((double)c[i].logit - c[0].logit) / temperature);
-    for (int32_t i = 0; i < n; i++) {
-        reached += exp(((double)c[i].logit - c[0].logit) / temperature);
-        if (uniform * total < reached) return c[i].id;
-    }
-    return c[0].id; /* only if rounding let `reached` end below `total`; the best is as good as any */
+int32_t sampler_draw(sampler *s, const float *logits, const uint32_t *mask) {
+    drawing d = {.s = s, .logits = logits, .n = -1, .temperature = 1};
+    if (mask) apply_mask(&d, mask);
+    if (!d.failed) apply_bias(&d, mask);
+    for (int32_t i = 0; i < s->n_chain; i++)
+        if (!(s->takes_best && s->chain[i] > WEIR_SAMPLER_DRY)) sampler_step(&d, (weir_sampler)s->chain[i]);
+    if (s->takes_best) return best_left(&d);
+    return s->params.mirostat && s->params.temperature > 0 ? sampler_mirostat(&d) : sampler_finish(&d);
 }
 
-/* Temperature and min-p without other truncation: sums only. */
-static int32_t draw_from_all(sampler *s, const float *logits, double uniform) {
-    int32_t best = greatest(logits, s->n_vocab), n_blocks = (s->n_vocab + BLOCK - 1) / BLOCK, b = 0;
-    if (best < 0) return -1;
-    float max = bounded(logits[best]), temperature = s->params.temperature;
-    float floor = s->params.min_p > 0 ? max + fminf(logf(s->params.min_p), 0) : -INFINITY;
-    double total = 0;
-    for (b = 0; b < n_blocks; b++) {
-        int32_t end = (b + 1) * BLOCK < s->n_vocab ? (b + 1) * BLOCK : s->n_vocab;
-        total += s->block_mass[b] = mass_of(logits, b * BLOCK, end, max, floor, temperature);
-    }
-    double wanted = uniform * total, reached = 0;
-    for (b = 0; b < n_blocks - 1 && wanted >= reached + s->block_mass[b]; b++) reached += s->block_mass[b];
-    for (int32_t i = b * BLOCK; i < s->n_vocab; i += N_LANES) {
-        lanes w = weights(load(logits, i, s->n_vocab), max, floor, temperature);
-        for (int j = 0; j < N_LANES; j++) {
-            reached += w[j];
-            if (wanted < reached) return i + j;
-        }
-    }
-    return best; /* only if rounding let `reached` end below `total` */
-}
-
-int32_t sampler_draw(sampler *s, const float *logits) {
-    const weir_sampling *p = &s->params;
-    logits = adjust(s, logits);
-    if (!(p->temperature > 0)) return greatest(logits, s->n_vocab);
-    double uniform = next_uniform(s->random), total = 0;
-    int32_t n;
-    if (s->candidates == NULL) return draw_from_all(s, logits, uniform);
-    if (p->top_k > 0 && p->top_k < s->n_vocab)
-        n = select_top(logits, s->n_vocab, s->candidates, p->top_k);
-    else
-        n = select_nucleus(logits, s->n_vocab, p->top_p, s->candidates, &total);
-    if (n == 0) return -1;
-    n = truncate_sorted(p, s->candidates, n, total);
-    return draw_sorted(s->candidates, n, p->temperature, uniform);
+static float greatest_of(const float *logits, int32_t n_vocab) {
+    int32_t best = sampler_greatest(logits, n_vocab);
+    return best < 0 ? -INFINITY : sampler_bounded(logits[best]);
 }
 
 void sampler_logprobs(const float *logits, int32_t n_vocab, int32_t token, float *logprob, weir_top_logprob *best, int32_t n) {
     candidate top[MAX_BEST];
     if (n > MAX_BEST) n = MAX_BEST;
-    float max = bounded(greatest_value(logits, 0, n_vocab));
-    double log_sum = max + log(mass_of(logits, 0, n_vocab, max, -INFINITY, 1));
+    float max = greatest_of(logits, n_vocab);
+    double log_sum = max + log(sampler_mass(logits, 0, n_vocab, max, -INFINITY, 1));
     bool known = token >= 0 && token < n_vocab && logits[token] > -INFINITY;
-    *logprob = known ? (float)(bounded(logits[token]) - log_sum) : -INFINITY;
-    int32_t n_top = n > 0 ? select_top(logits, n_vocab, top, n) : 0;
+    *logprob = known ? (float)(sampler_bounded(logits[token]) - log_sum) : -INFINITY;
+    int32_t n_top = n > 0 ? sampler_select_top(logits, n_vocab, top, n) : 0;
     for (int32_t i = 0; i < n; i++) {
         bool there = i < n_top;
         best[i] = (weir_top_logprob){there ? top[i].id : -1, there ? (float)(top[i].logit - log_sum) : -INFINITY};

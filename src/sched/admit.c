@@ -147,7 +147,8 @@ static void count_adopted(weir_engine *e, weir_job *job) {
 /* What is made once for a job, whatever becomes of its sequences. */
 static int open_tools(weir_engine *e, weir_job *job, weir_error *err) {
     if (job->sampler) return 0;
-    TRY(sampler_open(&job->sampler, &job->sampling, e->backend.n_vocab, err));
+    const sampler_vocab vocab = {e->backend.n_vocab, job->n_prompt + job->max_output, e->backend.piece, e->backend.context};
+    TRY(sampler_open(&job->sampler, &job->sampling, &vocab, err));
     if (e->n_draft > 0 && job->max_output > 2) TRY(speculator_open(&job->speculator, job->tokens, job->n_prompt, job->max_output, err));
     for (int32_t i = 0; i < job->n_prompt; i++) sampler_accept(job->sampler, job->tokens[i]);
     return 0;

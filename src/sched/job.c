@@ -41,11 +41,29 @@ void job_set_state(weir_job *job, job_state to) {
 /* ---- requests --------------------------------------------------------------------------------------------------------- */
 
 void weir_request_init(weir_request *request) {
+    static const char *const breakers[] = {"\n", ":", "\"", "*"};
     *request = (weir_request){
         .max_tokens = -1,
         .n_top_logprobs = -1,
         .sampling =
-            {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repetition_penalty = 1, .penalty_last_n = 64},
+            {
+                .temperature = 0.8f,
+                .dynatemp_exponent = 1,
+                .top_k = 40,
+                .top_p = 0.95f,
+                .min_p = 0.05f,
+                .typical_p = 1,
+                .xtc_threshold = 0.1f,
+                .repetition_penalty = 1,
+                .penalty_last_n = 64,
+                .dry_base = 1.75f,
+                .dry_allowed_length = 2,
+                .dry_penalty_last_n = -1,
+                .dry_breakers = breakers,
+                .n_dry_breakers = sizeof breakers / sizeof breakers[0],
+                .mirostat_tau = 5,
+                .mirostat_eta = 0.1f,
+            },
     };
 }
 
@@ -65,6 +83,26 @@ static int check_prompt(const weir_engine *e, const weir_request *r, weir_error 
     return 0;
 }
 
+static int check_chain(const weir_sampling *s, weir_error *err) {
+    FAIL_IF(s->dry_multiplier > 0 && s->dry_base < 1, err, WEIR_E_INVALID, "dry_base", "dry_base is %g; it must be at least 1",
+            (double)s->dry_base);
+    FAIL_IF(s->dry_penalty_last_n < -1, err, WEIR_E_INVALID, "dry_penalty_last_n",
+            "dry_penalty_last_n is %d; it must be -1 (all) or more", s->dry_penalty_last_n);
+    FAIL_IF(s->n_dry_breakers > WEIR_MAX_DRY_BREAKERS, err, WEIR_E_INVALID, "dry_sequence_breakers",
+            "%zu sequence breakers; at most %d are possible", s->n_dry_breakers, WEIR_MAX_DRY_BREAKERS);
+    for (size_t i = 0; i < s->n_dry_breakers; i++)
+        FAIL_IF(s->dry_breakers == NULL || s->dry_breakers[i] == NULL || strlen(s->dry_breakers[i]) > WEIR_MAX_BREAKER_BYTES, err,
+                WEIR_E_INVALID, "dry_sequence_breakers", "sequence breaker %zu is not a text of at most %d bytes", i,
+                WEIR_MAX_BREAKER_BYTES);
+    FAIL_IF(s->mirostat < 0 || s->mirostat > 2, err, WEIR_E_INVALID, "mirostat", "mirostat is %d; it must be 0, 1 or 2", s->mirostat);
+    FAIL_IF(s->n_chain < 0 || s->n_chain > WEIR_MAX_CHAIN, err, WEIR_E_INVALID, "samplers", "%d samplers; at most %d are possible",
+            s->n_chain, WEIR_MAX_CHAIN);
+    for (int32_t i = 0; i < s->n_chain; i++)
+        FAIL_IF(s->chain[i] >= WEIR_N_SAMPLERS, err, WEIR_E_INVALID, "samplers", "sampler %d is number %d; they go from 0 to %d", i,
+                s->chain[i], WEIR_N_SAMPLERS - 1);
+    return 0;
+}
+
 static int check_sampling(const weir_engine *e, const weir_sampling *s, weir_error *err) {
     const struct {
         const char *name;
@@ -76,6 +114,16 @@ static int check_sampling(const weir_engine *e, const weir_sampling *s, weir_err
         {"repetition_penalty", s->repetition_penalty},
         {"frequency_penalty", s->frequency_penalty},
         {"presence_penalty", s->presence_penalty},
+        {"dynatemp_range", s->dynatemp_range},
+        {"dynatemp_exponent", s->dynatemp_exponent},
+        {"typical_p", s->typical_p},
+        {"top_n_sigma", s->top_n_sigma},
+        {"xtc_probability", s->xtc_probability},
+        {"xtc_threshold", s->xtc_threshold},
+        {"dry_multiplier", s->dry_multiplier},
+        {"dry_base", s->dry_base},
+        {"mirostat_tau", s->mirostat_tau},
+        {"mirostat_eta", s->mirostat_eta},
     };
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++)
         FAIL_IF(!isfinite(values[i].value), err, WEIR_E_INVALID, values[i].name, "%s is not a finite number", values[i].name);
@@ -83,6 +131,7 @@ static int check_sampling(const weir_engine *e, const weir_sampling *s, weir_err
             "repetition_penalty is %g; it must be above 0", (double)s->repetition_penalty);
     FAIL_IF(s->penalty_last_n < -1, err, WEIR_E_INVALID, "penalty_last_n", "penalty_last_n is %d; it must be -1 (all) or more",
             s->penalty_last_n);
+    TRY(check_chain(s, err));
     FAIL_IF(s->n_logit_bias > 0 && s->logit_bias == NULL, err, WEIR_E_INVALID, "logit_bias",
             "%zu biases are announced, but the list is NULL", s->n_logit_bias);
     for (size_t i = 0; i < s->n_logit_bias; i++) {
@@ -129,6 +178,15 @@ static uint64_t hash_text(const char *text) {
     return h ? h : 1;
 }
 
+static bool copy_breakers(weir_job *job, const weir_sampling *s) {
+    const char **copies = arena_array(&job->memory, s->n_dry_breakers, sizeof *copies);
+    if (copies == NULL) return false;
+    for (size_t i = 0; i < s->n_dry_breakers; i++)
+        if ((copies[i] = arena_strndup(&job->memory, s->dry_breakers[i], strlen(s->dry_breakers[i]))) == NULL) return false;
+    job->sampling.dry_breakers = copies;
+    return true;
+}
+
 static int copy_request(weir_job *job, const weir_request *r, weir_error *err) {
     const weir_engine *e = job->engine;
     int32_t room = e->backend.n_ctx - (int32_t)r->n_tokens;
@@ -147,7 +205,10 @@ static int copy_request(weir_job *job, const weir_request *r, weir_error *err) {
     /* No sequence is longer than the context, so a larger window is all of it. */
     if (job->sampling.penalty_last_n >= e->backend.n_ctx) job->sampling.penalty_last_n = -1;
     if (r->request_id) job->request_id = arena_strndup(&job->memory, r->request_id, strlen(r->request_id));
-    if (job->tokens == NULL || !copy_biases(job, r) || (r->request_id && job->request_id == NULL))
+    job->sampling.dry_breakers = NULL;
+    if (!(job->sampling.dry_multiplier > 0)) job->sampling.n_dry_breakers = 0;
+    bool copied = job->sampling.n_dry_breakers == 0 || copy_breakers(job, &r->sampling);
+    if (job->tokens == NULL || !copied || !copy_biases(job, r) || (r->request_id && job->request_id == NULL))
         FAIL(err, WEIR_E_NOMEM, "tokens", "no memory for a request of %zu tokens", r->n_tokens);
     memcpy(job->tokens, r->tokens, r->n_tokens * sizeof *job->tokens);
     TRY(stop_init(&job->stops, r->stop, r->n_stop, &job->memory, err));

@@ -159,9 +159,11 @@ static void take_end(weir_engine *e, weir_job *job, int64_t now_us) {
 
 /* Returns as take_token. */
 static job_state sample(weir_engine *e, weir_job *job, const float *logits, int64_t now_us) {
-    int32_t token = sampler_draw(job->sampler, logits);
+    int32_t token = sampler_draw(job->sampler, logits, NULL);
     if (job->first_token_us == 0) job->first_token_us = now_us;
-    if (token < 0) {
+    if (token == SAMPLER_NO_MEMORY) {
+        finish_without_memory(e, job, now_us);
+    } else if (token < 0) {
         finish_failed(e, job, WEIR_E_INTERNAL, "no token can be sampled: each is banned or has no finite logit", now_us);
     } else if (e->backend.is_eog(e->backend.context, token)) {
         take_end(e, job, now_us);

@@ -26,13 +26,14 @@ static const weir_sampling plain = {.temperature = 1, .top_p = 1, .repetition_pe
 static sampler *open_sampler(const weir_sampling *p, int32_t n_vocab) {
     sampler *s = NULL;
     weir_error err = {0};
-    assert_int_equal(sampler_open(&s, p, n_vocab, &err), 0);
+    const sampler_vocab vocab = {.n_tokens = n_vocab};
+    assert_int_equal(sampler_open(&s, p, &vocab, &err), 0);
     return s;
 }
 
 static int32_t draw_once(const weir_sampling *p, const float *logits, int32_t n_vocab) {
     sampler *s = open_sampler(p, n_vocab);
-    int32_t token = sampler_draw(s, logits);
+    int32_t token = sampler_draw(s, logits, NULL);
     sampler_close(&s);
     assert_null(s);
     return token;
@@ -80,7 +81,7 @@ static void check_distribution(const weir_sampling *p, const float *logits, cons
     memset(counts, 0, sizeof counts);
     sampler *s = open_sampler(p, n_vocab);
     for (int32_t i = 0; i < n_draws; i++) {
-        int32_t token = sampler_draw(s, logits);
+        int32_t token = sampler_draw(s, logits, NULL);
         assert_in_range(token, 0, n_vocab - 1);
         counts[token]++;
     }
@@ -254,7 +255,7 @@ static void penalties_count_the_window(void **state) {
         exact(&p, adjusted, N_VOCAB, probability);
         memcpy(before, logits, sizeof logits);
         int32_t counts[N_VOCAB] = {0};
-        for (int i = 0; i < 4000; i++) counts[sampler_draw(s, logits)]++; /* drawing accepts nothing */
+        for (int i = 0; i < 4000; i++) counts[sampler_draw(s, logits, NULL)]++; /* drawing accepts nothing */
         assert_memory_equal(before, logits, sizeof logits);
         for (int32_t i = 0; i < N_VOCAB; i++) {
             double expected = probability[i] * 4000, deviation = sqrt(expected * (1 - probability[i]));
@@ -262,6 +263,165 @@ static void penalties_count_the_window(void **state) {
         }
         sampler_accept(s, -1);
         sampler_accept(s, N_VOCAB);
+        sampler_close(&s);
+    }
+}
+
+/* ---- every step, in every order, against NumPy ---- */
+
+static const char *breaker_piece(void *context, int32_t token, bool special, size_t *n_bytes) {
+    (void)context;
+    (void)special;
+    const char *piece = token == 7 ? "x\n" : "word";
+    *n_bytes = strlen(piece);
+    return piece;
+}
+
+static sampler *open_with_text(const weir_sampling *p, int32_t n_vocab) {
+    sampler *s = NULL;
+    weir_error err = {0};
+    const sampler_vocab vocab = {.n_tokens = n_vocab, .n_history = 4096, .piece = breaker_piece};
+    assert_int_equal(sampler_open(&s, p, &vocab, &err), 0);
+    return s;
+}
+
+static double bound_of(double k) { /* see check_distribution */
+    double h = 2 / (9 * k);
+    return k * pow(1 - h + 4.75 * sqrt(h), 3);
+}
+
+/* tests/unit/engine/sampler_cases.inc is from scripts/gen_sampler_cases.py. */
+static void chains_follow_the_numpy_reference(void **state) {
+    (void)state;
+    enum { N_VOCAB = 48, N_DRAWS = 20000 };
+    static const struct {
+        weir_sampling p;
+        int32_t history[96], n_history;
+        float logits[N_VOCAB];
+        double probability[N_VOCAB];
+    } cases[] = {
+#include "sampler_cases.inc"
+    };
+    static const char *const breakers[] = {"\n"};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        int32_t counts[N_VOCAB] = {0};
+        weir_sampling p = cases[c].p;
+        p.seed = 1000 + c;
+        p.dry_breakers = breakers;
+        p.n_dry_breakers = 1;
+        sampler *s = NULL;
+        for (int i = 0; i < N_DRAWS; i++) {
+            if (s == NULL || p.mirostat) { /* mirostat goes on from its own past: each draw is a first one */
+                sampler_close(&s);
+                s = open_with_text(&p, N_VOCAB);
+                for (int32_t k = 0; k < cases[c].n_history; k++) sampler_accept(s, cases[c].history[k]);
+                p.seed++;
+            }
+            int32_t token = sampler_draw(s, cases[c].logits, NULL);
+            assert_in_range(token, 0, N_VOCAB - 1);
+            counts[token]++;
+        }
+        sampler_close(&s);
+        double chi2 = 0, rest = 0, rest_count = 0, k = -1;
+        for (int32_t i = 0; i < N_VOCAB; i++) {
+            double expected = cases[c].probability[i] * N_DRAWS;
+            if (expected == 0 && counts[i]) fail_msg("case %zu: token %d was drawn %d times, but cannot be", c, i, counts[i]);
+            if (expected >= 5)
+                chi2 += (counts[i] - expected) * (counts[i] - expected) / expected, k++;
+            else
+                rest += expected, rest_count += counts[i];
+        }
+        if (rest >= 5) chi2 += (rest_count - rest) * (rest_count - rest) / rest, k++;
+        if (k >= 1 && chi2 > bound_of(k)) fail_msg("case %zu: chi-square %.1f over %.1f", c, chi2, bound_of(k));
+    }
+}
+
+/* What a mask bans is as if its logit were -infinity, whether few tokens are left or most; and a mask comes before top-k. */
+static void masks_ban(void **state) {
+    (void)state;
+    static float logits[MAX_VOCAB], banned[MAX_VOCAB];
+    static double unused[MAX_VOCAB];
+    static uint32_t mask[MAX_VOCAB / 32];
+    for (int round = 0; round < 200; round++) {
+        int32_t n_vocab = round % 2 ? MAX_VOCAB : 1000 + (int32_t)random_below(100), n_left = 0;
+        weir_sampling p = plain;
+        const weir_logit_bias bias[] = {{(int32_t)random_below((uint32_t)n_vocab), 3}, {(int32_t)random_below((uint32_t)n_vocab), -INFINITY}};
+        p.top_k = random_below(2) ? 40 : 0;
+        p.top_p = random_below(2) ? 0.8f : 1;
+        p.temperature = random_below(4) ? 1 : 0;
+        p.repetition_penalty = random_below(2) ? 1.5f : 1;
+        p.logit_bias = bias;
+        p.n_logit_bias = random_below(2) * 2;
+        p.seed = (uint64_t)round;
+        fill_logits(logits, unused, n_vocab, 4, false);
+        memset(mask, 0, sizeof mask);
+        uint32_t share = (const uint32_t[]){0, 1, 20, 500, 1000}[random_below(5)];
+        for (int32_t i = 0; i < n_vocab; i++) {
+            bool allowed = random_below(1000) < share;
+            if (allowed) mask[i / 32] |= 1u << i % 32;
+            banned[i] = allowed ? logits[i] : -INFINITY;
+            n_left += allowed && logits[i] > -INFINITY && !(p.n_logit_bias && i == bias[1].token);
+        }
+        sampler *with = open_sampler(&p, n_vocab), *without = open_sampler(&p, n_vocab);
+        for (int i = 0; i < 20; i++) {
+            int32_t token = sampler_draw(with, logits, mask), other = sampler_draw(without, banned, NULL);
+            if (n_left == 0) assert_int_equal(token, SAMPLER_NO_TOKEN);
+            if (token >= 0) assert_true(mask[token / 32] >> token % 32 & 1);
+            /* The same token, too, where both go through sorted candidates or take the best. */
+            if (p.top_k || p.temperature == 0 || n_left == 0) assert_int_equal(token, other);
+            sampler_accept(with, token);
+            sampler_accept(without, token);
+        }
+        sampler_close(&with);
+        sampler_close(&without);
+    }
+}
+
+/* Mirostat keeps the surprise near tau, whatever the logits are like. */
+static void mirostat_keeps_the_surprise(void **state) {
+    (void)state;
+    enum { N_VOCAB = 3000, N_DRAWS = 4000 };
+    static float logits[N_VOCAB];
+    static double unused[N_VOCAB];
+    for (int version = 1; version <= 2; version++) {
+        weir_sampling p = plain;
+        p.mirostat = version;
+        p.mirostat_tau = 4;
+        p.mirostat_eta = 0.1f;
+        p.seed = 5;
+        sampler *s = open_sampler(&p, N_VOCAB);
+        double mean = 0;
+        for (int i = 0; i < N_DRAWS; i++) {
+            fill_logits(logits, unused, N_VOCAB, 3, false);
+            float logprob;
+            int32_t token = sampler_draw(s, logits, NULL);
+            sampler_logprobs(logits, N_VOCAB, token, &logprob, NULL, 0);
+            mean += -logprob / log(2) / N_DRAWS;
+        }
+        sampler_close(&s);
+        /* Of the whole distribution; the algorithms look at the one that they have cut, so this is somewhat more. */
+        if (mean < 3.5 || mean > 8) fail_msg("mirostat %d: surprise %.2f bits", version, mean);
+    }
+}
+
+/* A greedy text that DRY forbids to go round in circles, with a breaker that begins in one token and ends in another. */
+static void dry_sees_breakers_across_tokens(void **state) {
+    (void)state;
+    weir_sampling p = plain;
+    static const char *const breakers[] = {"x\nwo"};
+    float logits[8] = {0, 1, 0, 0.5f, 0, 0, 0, 0};
+    p.temperature = 0;
+    p.dry_multiplier = 10;
+    p.dry_base = 2;
+    p.dry_allowed_length = 2;
+    p.dry_penalty_last_n = -1;
+    for (int with = 0; with < 2; with++) {
+        p.dry_breakers = breakers;
+        p.n_dry_breakers = (size_t)with;
+        sampler *s = open_with_text(&p, 8);
+        const int32_t history[] = {7, 2, 4, 1, 5, 7, 2, 4}; /* 7 2 4 was followed by 1; the breaker ends in the 2 */
+        for (size_t i = 0; i < 8; i++) sampler_accept(s, history[i]);
+        assert_int_equal(sampler_draw(s, logits, NULL), with ? 1 : 3);
         sampler_close(&s);
     }
 }
@@ -283,7 +443,7 @@ static void the_same_seed_gives_the_same_tokens(void **state) {
             p.seed = run < 2 ? 7 : 8;
             sampler *s = open_sampler(&p, 1000);
             for (int i = 0; i < 100; i++) {
-                int32_t token = sampler_draw(s, logits);
+                int32_t token = sampler_draw(s, logits, NULL);
                 sampler_accept(s, token);
                 if (run == 0)
                     first[i] = token;
@@ -360,6 +520,10 @@ int main(void) {
         cmocka_unit_test(values_that_are_no_numbers),
         cmocka_unit_test(biases_shift_and_ban),
         cmocka_unit_test(penalties_count_the_window),
+        cmocka_unit_test(chains_follow_the_numpy_reference),
+        cmocka_unit_test(masks_ban),
+        cmocka_unit_test(mirostat_keeps_the_surprise),
+        cmocka_unit_test(dry_sees_breakers_across_tokens),
         cmocka_unit_test(the_same_seed_gives_the_same_tokens),
         cmocka_unit_test(seeds_are_independent),
         cmocka_unit_test(log_probabilities),
