@@ -118,6 +118,31 @@ void weir_chat_close(weir_chat **chat);
 int weir_chat_render(const weir_chat *chat, const char *variables_json, size_t n_bytes, char **text, size_t *text_bytes,
                      weir_error *err);
 
+/* ---- grammars --------------------------------------------------------------------------------------------------------- */
+
+/* A vocabulary prepared for grammars, with a cache of those compiled last. */
+typedef struct weir_grammars weir_grammars;
+/* A compiled grammar: immutable, shared by any number of jobs, on any threads. */
+typedef struct weir_grammar weir_grammar;
+
+typedef enum weir_grammar_kind {
+    WEIR_GRAMMAR_JSON_SCHEMA, /* JSON texts that are valid under the schema (draft 2020-12); see docs/api.md for its keywords */
+    WEIR_GRAMMAR_JSON_OBJECT, /* any JSON object; the text is not read */
+    WEIR_GRAMMAR_REGEX,       /* as Python's re.fullmatch */
+    WEIR_GRAMMAR_GBNF,        /* llama.cpp's notation, from the rule `root` */
+} weir_grammar_kind;
+
+/* Any thread; a tenth of a second for a large vocabulary. The model may be closed before it. WEIR_E_NOMEM, WEIR_E_LIMIT. */
+int weir_grammars_open(weir_grammars **out, const weir_model *model, weir_error *err);
+/* Grammars opened from it stay valid. */
+void weir_grammars_close(weir_grammars **grammars);
+/* Compiles text[n_bytes], or takes it from the cache. The caller closes *out; jobs hold references of their own. Time and memory
+ * are bounded (a few tenths of a second). Errors, with a byte offset or a JSON pointer as place: WEIR_E_FORMAT (not well-formed),
+ * WEIR_E_UNSUPPORTED (what is not supported is named), WEIR_E_INVALID (no text can match), WEIR_E_LIMIT (too complex),
+ * WEIR_E_NOMEM. Any thread. */
+int weir_grammar_open(weir_grammar **out, weir_grammars *grammars, weir_grammar_kind kind, const char *text, size_t n_bytes, weir_error *err);
+void weir_grammar_close(weir_grammar **grammar);
+
 /* ---- engine ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct weir_engine weir_engine;
@@ -196,6 +221,9 @@ typedef enum weir_sampler {
     WEIR_N_SAMPLERS,
 } weir_sampler;
 
+/* The step of a name (llama.cpp's, with "-" or "_", and its one-letter form), or -1. Any thread. */
+int weir_sampler_named(const char *name);
+
 enum { WEIR_MAX_CHAIN = 16, WEIR_MAX_DRY_BREAKERS = 64, WEIR_MAX_BREAKER_BYTES = 40 };
 
 /* All zero, with temperature, top_p and repetition_penalty 1, is plain sampling. Formulas and their sources:
@@ -245,6 +273,8 @@ typedef struct weir_request {
     size_t n_stop;
     bool ignore_eos;         /* bans every end-of-generation token */
     bool special;            /* emit the text of control tokens */
+    weir_grammar *grammar;   /* the answer is one of its texts, unless max_tokens cuts it short; for the engine's model; may be NULL */
+    const char *grammar_after; /* the grammar holds for what follows this text in the answer; NULL = for all of it; copied */
     int32_t n_top_logprobs;  /* alternatives reported with each token event, 0..20; -1 = no log probabilities at all */
     int64_t timeout_ms;      /* 0 = none; counted from submission, ends the job with WEIR_E_TIMEOUT */
     int32_t priority;        /* lower values go first, and take place and memory from higher ones; 0 is the usual */

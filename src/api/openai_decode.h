@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "api/openai_json.h"
+#include "weir/weir.h"
 
 /* The member, or NULL when it is absent or null. */
 const json_t *openai_member(const json_t *object, const char *name);
@@ -31,5 +32,12 @@ bool openai_to_integer(const json_t *value, int64_t *out);
 struct openai_request;
 struct openai_context;
 int openai_chat_decode(struct openai_request *out, const struct openai_context *context, openai_error *error);
+/* The shape of the answer: compiles job.grammar (openai_format.c). Problems are added; WEIR_E_NOMEM. */
+int openai_format_decode(struct openai_request *out, const struct openai_context *context, openai_error *error);
+/* Compiles job.grammar; a failure is a problem of `param`. WEIR_E_NOMEM. */
+int openai_compile_grammar(struct openai_request *out, const struct openai_context *context, weir_grammar_kind kind, const char *text,
+                           size_t n_bytes, const char *param, openai_error *error);
+/* dry_sequence_breakers and samplers (openai_sampling.c) */
+int openai_sampling_decode(struct openai_request *out, openai_error *error);
 
 #endif

@@ -54,6 +54,16 @@ static const struct {
     {"min_p", offsetof(weir_sampling, min_p), 0, 1, false},
     {"presence_penalty", offsetof(weir_sampling, presence_penalty), -2, 2, false},
     {"frequency_penalty", offsetof(weir_sampling, frequency_penalty), -2, 2, false},
+    {"dynatemp_range", offsetof(weir_sampling, dynatemp_range), 0, 2, false},
+    {"dynatemp_exponent", offsetof(weir_sampling, dynatemp_exponent), 0, 100, false},
+    {"typical_p", offsetof(weir_sampling, typical_p), 0, 1, false},
+    {"top_n_sigma", offsetof(weir_sampling, top_n_sigma), -1, 1000, false},
+    {"xtc_probability", offsetof(weir_sampling, xtc_probability), 0, 1, false},
+    {"xtc_threshold", offsetof(weir_sampling, xtc_threshold), 0, 1, false},
+    {"dry_multiplier", offsetof(weir_sampling, dry_multiplier), 0, 1000, false},
+    {"dry_base", offsetof(weir_sampling, dry_base), 1, 1000, false},
+    {"mirostat_tau", offsetof(weir_sampling, mirostat_tau), 0, 100, false},
+    {"mirostat_eta", offsetof(weir_sampling, mirostat_eta), 0, 1, false},
     {"repeat_penalty", offsetof(weir_sampling, repetition_penalty), 0, 10, true},
     {"repetition_penalty", offsetof(weir_sampling, repetition_penalty), 0, 10, true},
 };
@@ -61,10 +71,13 @@ static const struct {
 static const struct {
     const char *name;
     size_t offset; /* of the int32_t in weir_request */
-    int32_t min;
+    int32_t min, max; /* max 0 = no bound */
 } integer_fields[] = {
     {"top_k", offsetof(weir_request, sampling.top_k), -1},
     {"repeat_last_n", offsetof(weir_request, sampling.penalty_last_n), -1},
+    {"dry_allowed_length", offsetof(weir_request, sampling.dry_allowed_length), 0},
+    {"dry_penalty_last_n", offsetof(weir_request, sampling.dry_penalty_last_n), -1},
+    {"mirostat", offsetof(weir_request, sampling.mirostat), 0, 2},
     {"n_predict", offsetof(weir_request, max_tokens), -1},
     {"max_tokens", offsetof(weir_request, max_tokens), -1},
     {"max_completion_tokens", offsetof(weir_request, max_tokens), -1}, /* the newer name wins */
@@ -88,7 +101,8 @@ static void decode_numbers(openai_request *out, openai_error *error) {
     }
     for (size_t i = 0; i < sizeof integer_fields / sizeof integer_fields[0]; i++) {
         int64_t value;
-        if (openai_get_integer(out->body, integer_fields[i].name, integer_fields[i].min, INT32_MAX, &value, error))
+        int32_t max = integer_fields[i].max ? integer_fields[i].max : INT32_MAX;
+        if (openai_get_integer(out->body, integer_fields[i].name, integer_fields[i].min, max, &value, error))
             *(int32_t *)(job + integer_fields[i].offset) = (int32_t)value;
     }
     if (out->job.sampling.top_k < 0) out->job.sampling.top_k = 0;
@@ -350,8 +364,7 @@ static int decode_prompts(openai_request *out, const openai_context *context, op
 
 /* Fields that change what is generated: ignoring them would give a wrong answer silently. */
 static const char *const unsupported_fields[] = {
-    "grammar",   "json_schema",   "guided_json",        "guided_regex", "guided_choice", "guided_grammar",
-    "functions", "function_call", "structured_outputs", "audio",        "prompt_embeds", "structural_tag",
+    "functions", "function_call", "audio", "prompt_embeds", "structural_tag",
 };
 
 static void refuse_unsupported(const openai_request *out, openai_error *error) {
@@ -363,15 +376,6 @@ static void refuse_unsupported(const openai_request *out, openai_error *error) {
     const json_t *suffix = openai_get_string(out->body, "suffix", error);
     if (suffix && json_string_length(suffix))
         openai_error_add(error, 400, "not_supported", "suffix", "'suffix' is not supported");
-
-    const json_t *format = openai_get_object(out->body, "response_format", error);
-    const char *type = json_string_value(openai_member(format, "type"));
-    if (!format || (type && strcmp(type, "text") == 0)) return;
-    if (type && (strcmp(type, "json_object") == 0 || strcmp(type, "json_schema") == 0))
-        openai_error_add(error, 400, "not_supported", "response_format",
-                         "'response_format' of type '%s' is not supported; only 'text' is", type);
-    else
-        openai_error_add(error, 400, "invalid_value", "response_format.type", "'response_format.type' must be 'text'");
 }
 
 /* ---- entry points -------------------------------------------------------------------------------------------------------- */
@@ -391,7 +395,10 @@ int openai_request_decode(openai_request *out, const openai_context *context, op
     if (result == 0 && endpoint == OPENAI_COMPLETION) result = decode_prompts(out, context, error);
     if (result == 0) result = decode_stop(out, error);
     if (result == 0) result = decode_bias(out, context, error);
+    if (result == 0) result = openai_sampling_decode(out, error);
     refuse_unsupported(out, error);
+    /* Last: nothing is compiled for a request that is refused anyway. */
+    if (result == 0) result = openai_format_decode(out, context, error);
     if (result == 0 && endpoint == OPENAI_CHAT) {
         out->n_prompts = 1;
         out->prompts = arena_array(&out->memory, 1, sizeof *out->prompts);
@@ -485,10 +492,19 @@ static int check_length(const openai_request *request, const openai_context *con
     return least < (size_t)context->n_ctx ? 0 : refuse_long(request, context, "at least ", least, error);
 }
 
+/* Whether the text ends in `tag`, white space aside. */
+static bool ends_in(const openai_prompt *prompt, const char *tag) {
+    size_t n = prompt->text_bytes, length = strlen(tag);
+    while (n && (prompt->text[n - 1] == '\n' || prompt->text[n - 1] == ' ')) n--;
+    return n >= length && memcmp(prompt->text + n - length, tag, length) == 0;
+}
+
 static int tokenize_prompt(openai_request *request, openai_prompt *prompt, const openai_context *context, openai_error *error) {
     if (request->endpoint == OPENAI_CHAT) {
         TRY(openai_request_render(request, context, &prompt->text, &prompt->text_bytes, error));
         TRY(check_length(request, context, prompt->text_bytes, error));
+        /* A prompt that opens a block of reasoning: the shape is that of the answer behind it. */
+        if (request->job.grammar && ends_in(prompt, "<think>")) request->job.grammar_after = "</think>";
         return openai_tokenize(context, prompt->text, prompt->text_bytes, true, true, &prompt->tokens, &prompt->n_tokens);
     }
     if (json_is_array(prompt->source)) {
@@ -528,6 +544,7 @@ void openai_request_free(openai_request *request) {
         free(request->prompts[i].text);
         free(request->prompts[i].tokens);
     }
+    weir_grammar_close(&request->job.grammar);
     json_decref(request->messages);
     json_decref(request->body);
     free(request->prefill);

@@ -28,6 +28,7 @@ typedef struct openai_context {
     int32_t n_vocab, n_ctx;
     size_t longest_token; /* bytes of the vocabulary's longest token, at least 1 */
     openai_content_form content_form;
+    weir_grammars *grammars; /* set by the owner, who closes it; NULL = answers cannot be given a shape */
     bool knows_developer; /* the template mentions the role; otherwise it is given as "system" */
 } openai_context;
 

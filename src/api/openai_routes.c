@@ -34,6 +34,7 @@ int openai_api_open(openai_api **out, const char *alias, weir_error *err) {
 
 int openai_api_start(openai_api *api, const weir_model *model, const weir_chat *chat, weir_engine *engine, int32_t n_slots) {
     TRY(openai_context_init(&api->context, model, chat, weir_engine_n_ctx(engine)));
+    TRY(weir_grammars_open(&api->context.grammars, model, NULL));
     api->info.n_slots = n_slots;
     api->engine = engine;
     return 0;
@@ -42,6 +43,7 @@ int openai_api_start(openai_api *api, const weir_model *model, const weir_chat *
 void openai_api_close(openai_api **api) {
     if (!*api) return;
     buf_free(&(*api)->scratch);
+    weir_grammars_close(&(*api)->context.grammars);
     free((*api)->alias);
     free(*api);
     *api = NULL;

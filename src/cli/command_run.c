@@ -16,6 +16,7 @@ typedef struct conversation {
     weir_engine *engine;
     weir_chat *chat;  /* NULL: raw text */
     json_t *messages; /* array of {role, content} */
+    weir_grammar *grammar; /* NULL: any answer will do */
 } conversation;
 
 static volatile sig_atomic_t interrupted;
@@ -84,6 +85,7 @@ static int submit(conversation *c, const char *text, size_t n_bytes, weir_job **
     request.max_tokens = (int32_t)c->s->predict;
     request.sampling = command_sampling(c->s);
     request.ignore_eos = c->s->ignore_eos;
+    request.grammar = c->grammar;
     int result = weir_job_submit(c->engine, &request, job, err);
     free(tokens);
     return result;
@@ -182,8 +184,35 @@ static int read_question(const settings *s, buf *out, bool *is_chat, weir_error 
     return 0;
 }
 
+/* --json-schema, --grammar and their files. */
+static int open_grammar(conversation *c, weir_error *err) {
+    const settings *s = c->s;
+    const char *file = s->json_schema_file ? s->json_schema_file : s->grammar_file, *text = s->json_schema ? s->json_schema : s->grammar;
+    bool schema = s->json_schema || s->json_schema_file;
+    if (file == NULL && text == NULL) return 0;
+    FAIL_IF(!!s->json_schema + !!s->json_schema_file + !!s->grammar + !!s->grammar_file > 1, err, WEIR_E_INVALID, "--grammar",
+            "only one of --json-schema, --json-schema-file, --grammar and --grammar-file may be given");
+    buf content = BUF_INIT;
+    weir_grammars *grammars = NULL;
+    int result = 0;
+    if (file)
+        result = command_read_file(file, &content, err);
+    else
+        buf_puts(&content, text);
+    if (result >= 0) result = weir_grammars_open(&grammars, c->model, err);
+    if (result >= 0)
+        result = weir_grammar_open(&c->grammar, grammars, schema ? WEIR_GRAMMAR_JSON_SCHEMA : WEIR_GRAMMAR_GBNF,
+                                   content.data ? content.data : "", content.n_bytes, err);
+    weir_grammars_close(&grammars);
+    buf_free(&content);
+    return result;
+}
+
 int command_run(const settings *s) {
     if (s->model == NULL) return command_misused("run needs --model FILE");
+    weir_sampling order = {0};
+    int misused = command_sampler_order(s, &order);
+    if (misused) return misused;
     conversation c = {.s = s, .messages = json_array()};
     weir_error err = {0};
     buf question = BUF_INIT;
@@ -200,6 +229,7 @@ int command_run(const settings *s) {
     if (options.n_parallel == 0) options.n_parallel = 1;
     result = weir_engine_open(&c.engine, c.model, &options, &err);
     if (result >= 0) result = open_chat(&c, &err);
+    if (result >= 0) result = open_grammar(&c, &err);
     if (result >= 0) {
         catch_interrupts();
         if (is_chat) {
@@ -214,6 +244,7 @@ int command_run(const settings *s) {
 done:
     buf_free(&question);
     json_decref(c.messages);
+    weir_grammar_close(&c.grammar);
     weir_chat_close(&c.chat);
     weir_engine_close(&c.engine);
     weir_model_close(&c.model);

@@ -41,6 +41,8 @@ weir_kv_type command_kv_type(const char *name);
 weir_engine_options command_engine_options(const settings *s);
 /* Sampling from the settings; a negative --seed takes one from the clock. */
 weir_sampling command_sampling(const settings *s);
+/* Adds --samplers to the chain; 0, or EXIT_USAGE with the reason printed. */
+int command_sampler_order(const settings *s, weir_sampling *sampling);
 /* The name of the built-in template for a model without one: that of the first known turn marker that is one of its tokens,
  * else "chatml". */
 const char *command_fallback_template(const weir_model *model);

@@ -116,6 +116,19 @@ weir_engine_options command_engine_options(const settings *s) {
     };
 }
 
+int command_sampler_order(const settings *s, weir_sampling *sampling) {
+    char name[32];
+    for (const char *at = s->samplers, *end; at && *at; at = *end ? end + 1 : end) {
+        end = strchrnul(at, ';');
+        snprintf(name, sizeof name, "%.*s", (int)(end - at), at);
+        int sampler = weir_sampler_named(name);
+        if (sampler < 0 || sampling->n_chain == WEIR_MAX_CHAIN)
+            return command_misused(sampler < 0 ? "--samplers: there is no sampler \"%s\"" : "--samplers: too many before \"%s\"", name);
+        sampling->chain[sampling->n_chain++] = (uint8_t)sampler;
+    }
+    return 0;
+}
+
 weir_sampling command_sampling(const settings *s) {
     weir_request defaults;
     weir_request_init(&defaults);
@@ -128,6 +141,25 @@ weir_sampling command_sampling(const settings *s) {
     sampling.frequency_penalty = (float)s->frequency_penalty;
     sampling.presence_penalty = (float)s->presence_penalty;
     sampling.penalty_last_n = (int32_t)s->repeat_last_n;
+    sampling.dynatemp_range = (float)s->dynatemp_range;
+    sampling.dynatemp_exponent = (float)s->dynatemp_exponent;
+    sampling.typical_p = (float)s->typical_p;
+    sampling.top_n_sigma = (float)s->top_n_sigma;
+    sampling.xtc_probability = (float)s->xtc_probability;
+    sampling.xtc_threshold = (float)s->xtc_threshold;
+    sampling.dry_multiplier = (float)s->dry_multiplier;
+    sampling.dry_base = (float)s->dry_base;
+    sampling.dry_allowed_length = (int32_t)s->dry_allowed_length;
+    sampling.dry_penalty_last_n = (int32_t)s->dry_penalty_last_n;
+    if (s->dry_breakers.n) {
+        bool none = s->dry_breakers.n == 1 && strcmp(s->dry_breakers.items[0], "none") == 0;
+        sampling.dry_breakers = s->dry_breakers.items;
+        sampling.n_dry_breakers = none ? 0 : s->dry_breakers.n;
+    }
+    command_sampler_order(s, &sampling); /* what is wrong with it was said before */
+    sampling.mirostat = (int32_t)s->mirostat;
+    sampling.mirostat_tau = (float)s->mirostat_tau;
+    sampling.mirostat_eta = (float)s->mirostat_eta;
     sampling.seed = s->seed < 0 ? (uint64_t)clock_unix_us() : (uint64_t)s->seed;
     return sampling;
 }

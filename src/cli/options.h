@@ -30,6 +30,12 @@ typedef struct settings {
     /* sampling */
     int64_t predict, top_k, seed, repeat_last_n;
     double temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;
+    double dynatemp_range, dynatemp_exponent, typical_p, top_n_sigma, xtc_probability, xtc_threshold;
+    double dry_multiplier, dry_base, mirostat_tau, mirostat_eta;
+    int64_t dry_allowed_length, dry_penalty_last_n, mirostat;
+    option_list dry_breakers;
+    const char *samplers;
+    const char *json_schema, *json_schema_file, *grammar, *grammar_file;
     bool ignore_eos;
     /* serve */
     const char *host, *api_key, *api_key_file, *alias;

@@ -17,6 +17,34 @@ static const uint8_t default_chain[] = {
 /* Mirostat truncates by itself. */
 static const uint8_t mirostat_chain[] = {WEIR_SAMPLER_PENALTIES, WEIR_SAMPLER_DRY, WEIR_SAMPLER_TEMPERATURE};
 
+/* Names as llama.cpp has them; "-" may stand for "_". */
+static const struct {
+    const char *name;
+    weir_sampler sampler;
+} names[] = {
+    {"penalties", WEIR_SAMPLER_PENALTIES}, {"e", WEIR_SAMPLER_PENALTIES},
+    {"dry", WEIR_SAMPLER_DRY}, {"d", WEIR_SAMPLER_DRY},
+    {"top_n_sigma", WEIR_SAMPLER_TOP_N_SIGMA}, {"s", WEIR_SAMPLER_TOP_N_SIGMA},
+    {"top_k", WEIR_SAMPLER_TOP_K}, {"k", WEIR_SAMPLER_TOP_K},
+    {"typ_p", WEIR_SAMPLER_TYPICAL}, {"typical_p", WEIR_SAMPLER_TYPICAL}, {"typical", WEIR_SAMPLER_TYPICAL},
+    {"typ", WEIR_SAMPLER_TYPICAL}, {"y", WEIR_SAMPLER_TYPICAL},
+    {"top_p", WEIR_SAMPLER_TOP_P}, {"nucleus", WEIR_SAMPLER_TOP_P}, {"p", WEIR_SAMPLER_TOP_P},
+    {"min_p", WEIR_SAMPLER_MIN_P}, {"m", WEIR_SAMPLER_MIN_P},
+    {"xtc", WEIR_SAMPLER_XTC}, {"x", WEIR_SAMPLER_XTC},
+    {"temperature", WEIR_SAMPLER_TEMPERATURE}, {"temp", WEIR_SAMPLER_TEMPERATURE}, {"t", WEIR_SAMPLER_TEMPERATURE},
+};
+
+static bool same_name(const char *a, const char *b) {
+    for (; *a && (*a == *b || (*a == '_' && *b == '-')); a++) b++;
+    return *a == *b;
+}
+
+int weir_sampler_named(const char *name) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (same_name(names[i].name, name)) return (int)names[i].sampler;
+    return -1;
+}
+
 /* ---- random numbers --------------------------------------------------------------------------------------------------- */
 
 /* SplitMix64 (Steele, Lea, Flood 2014) spreads any seed, 0 too, over the generator's 256 bits. */

@@ -149,6 +149,7 @@ static int open_tools(weir_engine *e, weir_job *job, weir_error *err) {
     if (job->sampler) return 0;
     const sampler_vocab vocab = {e->backend.n_vocab, job->n_prompt + job->max_output, e->backend.piece, e->backend.context};
     TRY(sampler_open(&job->sampler, &job->sampling, &vocab, err));
+    if (job->grammar) TRY(constraint_open(&job->constraint, job->grammar, job->grammar_after, e->eog, e->n_eog, err));
     if (e->n_draft > 0 && job->max_output > 2) TRY(speculator_open(&job->speculator, job->tokens, job->n_prompt, job->max_output, err));
     for (int32_t i = 0; i < job->n_prompt; i++) sampler_accept(job->sampler, job->tokens[i]);
     return 0;

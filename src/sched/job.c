@@ -149,6 +149,8 @@ static int check_request(const weir_engine *e, const weir_request *r, weir_error
     TRY(check_sampling(e, &r->sampling, err));
     FAIL_IF(r->n_top_logprobs < -1 || r->n_top_logprobs > 20, err, WEIR_E_INVALID, "n_top_logprobs",
             "n_top_logprobs is %d; it must be -1 (none) to 20", r->n_top_logprobs);
+    FAIL_IF(r->grammar && weir_grammar_n_tokens(r->grammar) != (size_t)e->backend.n_vocab, err, WEIR_E_INVALID, "grammar",
+            "the grammar is for a vocabulary of %zu tokens; the model has %d", weir_grammar_n_tokens(r->grammar), e->backend.n_vocab);
     FAIL_IF(!isfinite(r->tenant_weight) || r->tenant_weight < 0, err, WEIR_E_INVALID, "tenant_weight",
             "tenant_weight is %g; it must be 0 (the usual) or more", (double)r->tenant_weight);
     FAIL_IF(r->timeout_ms < 0, err, WEIR_E_INVALID, "timeout_ms", "timeout_ms is %lld; it must be 0 (none) or more",
@@ -208,6 +210,11 @@ static int copy_request(weir_job *job, const weir_request *r, weir_error *err) {
     job->sampling.dry_breakers = NULL;
     if (!(job->sampling.dry_multiplier > 0)) job->sampling.n_dry_breakers = 0;
     bool copied = job->sampling.n_dry_breakers == 0 || copy_breakers(job, &r->sampling);
+    if (r->grammar && r->grammar_after) {
+        job->grammar_after = arena_strndup(&job->memory, r->grammar_after, strlen(r->grammar_after));
+        copied = copied && job->grammar_after;
+    }
+    if (r->grammar) job->grammar = weir_grammar_ref(r->grammar);
     if (job->tokens == NULL || !copied || !copy_biases(job, r) || (r->request_id && job->request_id == NULL))
         FAIL(err, WEIR_E_NOMEM, "tokens", "no memory for a request of %zu tokens", r->n_tokens);
     memcpy(job->tokens, r->tokens, r->n_tokens * sizeof *job->tokens);
@@ -261,6 +268,7 @@ void job_unref(weir_job *job) {
     channel_free(&job->events);
     pthread_cond_destroy(&job->wait_change);
     pthread_mutex_destroy(&job->wait_lock);
+    weir_grammar_close(&job->grammar);
     arena_free(&job->memory);
     free(job);
     sched_unref(e);
@@ -424,6 +432,7 @@ void job_end(weir_job *job, int64_t now_us) {
     job->terminal.code = job->error.code;
     job->terminal.message = job->error.code ? job->error.message : NULL;
     sampler_close(&job->sampler);
+    constraint_close(&job->constraint);
     speculator_close(&job->speculator);
     answer_free(&job->text);
     if (job_get_state(job) != JOB_ENDED) job_set_state(job, JOB_ENDED);

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "base/arena.h"
+#include "engine/constraint.h"
 #include "engine/sampler.h"
 #include "sched/answer.h"
 #include "sched/channel.h"
@@ -57,6 +58,8 @@ struct weir_job {
     tenant *tenant;
     int32_t n_top_logprobs;
     bool special;
+    weir_grammar *grammar; /* a reference, or NULL */
+    const char *grammar_after;
     weir_sampling sampling; /* with the bans of ignore_eos */
     const char *request_id; /* or NULL */
     weir_notify_fn notify;
@@ -89,6 +92,7 @@ struct weir_job {
     int32_t n_computed;  /* the longest that sequences were that the job lost */
     int32_t n_cached;    /* prompt tokens that need not be computed; -1 = not looked for yet */
     sampler *sampler;    /* NULL = not yet */
+    constraint *constraint; /* NULL = every token may come */
     speculator *speculator;                      /* NULL = no guessing */
     int32_t n_draft, n_draft_accepted;
     int64_t admit_us, first_token_us, parked_us; /* 0 = not yet */

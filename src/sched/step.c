@@ -118,6 +118,12 @@ static job_state take_token(weir_engine *e, weir_job *job, int32_t token, const 
     weir_top_logprob top[20];
     size_t n_bytes = 0;
     const char *bytes = e->backend.piece(e->backend.context, token, job->special, &n_bytes);
+    weir_error err = {0};
+    int followed = constraint_accept(job->constraint, bytes, n_bytes, &err);
+    if (followed < 0) {
+        finish_failed(e, job, followed, err.message, now_us);
+        return JOB_ENDED;
+    }
     if (job->n_top_logprobs >= 0) sampler_logprobs(logits, e->backend.n_vocab, token, &logprob, top, job->n_top_logprobs);
     sampler_accept(job->sampler, token);
     if (job->speculator) speculator_saw(e, job->speculator, token);
@@ -159,14 +165,19 @@ static void take_end(weir_engine *e, weir_job *job, int64_t now_us) {
 
 /* Returns as take_token. */
 static job_state sample(weir_engine *e, weir_job *job, const float *logits, int64_t now_us) {
-    int32_t token = sampler_draw(job->sampler, logits, NULL);
+    weir_error err = {0};
+    const uint32_t *mask = NULL;
+    const int allowed = constraint_mask(job->constraint, &mask, &err);
+    int32_t token = allowed < 0 || allowed == CONSTRAINT_COMPLETE ? SAMPLER_NO_TOKEN : sampler_draw(job->sampler, logits, mask);
     if (job->first_token_us == 0) job->first_token_us = now_us;
-    if (token == SAMPLER_NO_MEMORY) {
+    if (allowed < 0) {
+        finish_failed(e, job, allowed, err.message, now_us);
+    } else if (allowed == CONSTRAINT_COMPLETE || (token >= 0 && e->backend.is_eog(e->backend.context, token))) {
+        take_end(e, job, now_us);
+    } else if (token == SAMPLER_NO_MEMORY) {
         finish_without_memory(e, job, now_us);
     } else if (token < 0) {
         finish_failed(e, job, WEIR_E_INTERNAL, "no token can be sampled: each is banned or has no finite logit", now_us);
-    } else if (e->backend.is_eog(e->backend.context, token)) {
-        take_end(e, job, now_us);
     } else {
         return take_token(e, job, token, logits, now_us);
     }

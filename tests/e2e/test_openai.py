@@ -380,7 +380,7 @@ def test_legacy_logprobs(client):
 @pytest.mark.parametrize(
     "field, value",
     [("temperature", 3), ("temperature", "hot"), ("top_p", -1), ("n", 0), ("max_tokens", "x"), ("stop", 5),
-     ("response_format", {"type": "json_object"}), ("messages", []), ("logit_bias", {"x": 1})],
+     ("response_format", {"type": "yaml"}), ("messages", []), ("logit_bias", {"x": 1})],
 )
 def test_bad_fields(client, field, value, stream):
     body = {"model": "tiny", "messages": HELLO, "stream": stream, field: value}
@@ -556,3 +556,65 @@ def test_keys_and_unknown_paths(tmp_path):
         finally:
             process.terminate()
             assert process.wait(30) == 0
+
+
+# ---- answers of a given shape ------------------------------------------------------------------------------------------------
+
+PERSON = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0, "maximum": 120},
+                                           "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3}},
+          "required": ["name", "age", "tags"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_json_schema(client, temperature):
+    jsonschema = pytest.importorskip("jsonschema")
+    answer = chat(client, max_tokens=200, temperature=temperature, seed=3, messages=[{"role": "user", "content": "Make up a person, in JSON."}],
+                  response_format={"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": PERSON}})
+    assert answer.choices[0].finish_reason == "stop"
+    jsonschema.validate(json.loads(answer.choices[0].message.content), PERSON)
+
+
+def test_json_object_streamed(client):
+    parts = chat(client, max_tokens=300, temperature=1, seed=1, stream=True, response_format={"type": "json_object"})
+    text, reason = "", None
+    for part in parts:
+        text += part.choices[0].delta.content or ""
+        reason = part.choices[0].finish_reason or reason
+    assert reason in ("stop", "length")
+    assert text.startswith("{")
+    if reason == "stop":
+        assert isinstance(json.loads(text), dict)
+
+
+def test_a_shape_that_is_cut_says_so(client):
+    answer = chat(client, max_tokens=3, response_format={"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}})
+    assert answer.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("body, pattern", [
+    ({"grammar": 'root ::= "yes" | "no"'}, r"yes|no"),
+    ({"guided_choice": ["red", "green"]}, r"red|green"),
+    ({"guided_regex": "[0-9]{4}-[0-9]{2}"}, r"[0-9]{4}-[0-9]{2}"),
+    ({"json_schema": {"type": "boolean"}}, r"true|false"),
+    ({"structured_outputs": {"regex": "[A-C]{3}"}}, r"[A-C]{3}"),
+])
+def test_other_ways_to_ask(client, body, pattern):
+    answer = chat(client, extra_body=body)
+    assert re.fullmatch(pattern, answer.choices[0].message.content)
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_a_schema_that_does_not_compile_is_refused_before_the_stream(client):
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        chat(client, stream=True, response_format={"type": "json_schema", "json_schema": {"name": "p", "schema": schema}})
+    assert refused.value.param == "response_format.json_schema.schema"
+    assert "uniqueItems" in str(refused.value)
+
+
+def test_every_sampler_at_once(client):
+    body = {"samplers": ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"], "typical_p": 0.9, "top_n_sigma": 2,
+            "xtc_probability": 0.5, "dry_multiplier": 0.8, "dynatemp_range": 0.3, "repeat_penalty": 1.1, "dry_sequence_breakers": ["\n"]}
+    first, again = (chat(client, temperature=1, seed=7, extra_body=body).choices[0].message.content for _ in range(2))
+    assert first == again
+    assert chat(client, temperature=1, seed=7, extra_body={"mirostat": 2, "mirostat_tau": 3}).choices[0].message.content

@@ -50,6 +50,10 @@ const weir_model_info *weir_model_get_info(const weir_model *m) {
 int32_t weir_token_bos(const weir_model *m) {
     return m ? FAKE_BOS : -1;
 }
+bool weir_token_is_eog(const weir_model *m, int32_t token) {
+    (void)m;
+    return token == FAKE_EOS;
+}
 int32_t weir_token_eos(const weir_model *m) {
     return m ? FAKE_EOS : -1;
 }

@@ -18,7 +18,10 @@ enum { N_CTX = 64 };
 
 static openai_context context_for(fake_template mode) {
     openai_context context;
+    static weir_grammars *grammars; /* one for all tests; closed at exit */
     assert_int_equal(openai_context_init(&context, fake_model(), fake_chat(mode), N_CTX), 0);
+    if (!grammars) assert_int_equal(weir_grammars_open(&grammars, fake_model(), NULL), 0);
+    context.grammars = grammars;
     return context;
 }
 
@@ -224,9 +227,39 @@ static const refusal refusals[] = {
     CHAT("\"response_format\":{}", "invalid_value", "response_format.type"),
     CHAT("\"response_format\":{\"type\":\"xml\"}", "invalid_value", "response_format.type"),
     CHAT("\"response_format\":{\"type\":5}", "invalid_value", "response_format.type"),
-    CHAT("\"response_format\":{\"type\":\"json_object\"}", "not_supported", "response_format"),
-    CHAT("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "not_supported", "response_format"),
-    CHAT("\"grammar\":\"root ::= x\"", "not_supported", "grammar"),
+    CHAT("\"response_format\":{\"type\":\"json_schema\"}", "missing_required_parameter", "response_format.json_schema"),
+    CHAT("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":[]}", "invalid_type", "response_format.json_schema"),
+    CHAT("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}", "missing_required_parameter",
+         "response_format.json_schema.schema"),
+    CHAT("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{},\"strict\":1}}", "invalid_type",
+         "response_format.json_schema.strict"),
+    CHAT("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"type\":\"objekt\"}}}", "invalid_value",
+         "response_format.json_schema.schema"),
+    CHAT("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"contains\":{\"type\":\"string\"},\"uniqueItems\":true,\"type\":\"array\"}}}",
+         "not_supported", "response_format.json_schema.schema"),
+    CHAT("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":5}}", "invalid_type", "response_format.json_schema.schema"),
+    CHAT("\"grammar\":\"root ::= x\"", "invalid_value", "grammar"),
+    CHAT("\"grammar\":5", "invalid_type", "grammar"),
+    CHAT("\"json_schema\":[]", "invalid_type", "json_schema"),
+    COMPLETION("\"guided_regex\":\"(a\"", "invalid_value", "guided_regex"),
+    COMPLETION("\"guided_regex\":\"(?=a)\"", "not_supported", "guided_regex"),
+    COMPLETION("\"guided_choice\":[]", "invalid_value", "guided_choice"),
+    COMPLETION("\"guided_choice\":\"a\"", "invalid_type", "guided_choice"),
+    COMPLETION("\"guided_choice\":[1]", "invalid_type", "guided_choice"),
+    COMPLETION("\"guided_json\":{},\"guided_regex\":\"a\"", "invalid_value", "guided_regex"),
+    COMPLETION("\"structured_outputs\":{\"regex\":5}", "invalid_type", "structured_outputs.regex"),
+    COMPLETION("\"structured_outputs\":{\"structural_tag\":{}}", "not_supported", "structured_outputs.structural_tag"),
+    /* samplers */
+    CHAT("\"samplers\":[\"top_k\",\"topk\"]", "invalid_value", "samplers[1]"),
+    CHAT("\"samplers\":[5]", "invalid_value", "samplers[0]"),
+    CHAT("\"samplers\":[]", "invalid_value", "samplers"),
+    CHAT("\"samplers\":5", "invalid_type", "samplers"),
+    CHAT("\"samplers\":\"kz\"", "invalid_value", "samplers"),
+    CHAT("\"mirostat\":3", "invalid_value", "mirostat"),
+    CHAT("\"dry_base\":0.5", "invalid_value", "dry_base"),
+    CHAT("\"dry_sequence_breakers\":\"x\"", "invalid_type", "dry_sequence_breakers"),
+    CHAT("\"dry_sequence_breakers\":[1]", "invalid_type", "dry_sequence_breakers[0]"),
+    CHAT("\"xtc_threshold\":2", "invalid_value", "xtc_threshold"),
     CHAT("\"functions\":[]", "not_supported", "functions"),
     CHAT("\"tools\":5", "invalid_type", "tools"),
     CHAT("\"tools\":[5]", "invalid_value", "tools[0].type"),
@@ -375,6 +408,42 @@ static void accepted_requests_mean_what_they_say(void **state) {
         describe(&request, description, sizeof description);
         openai_request_free(&request);
         if (!strstr(description, accepted[i].expected)) fail_msg("%s: %s", accepted[i].body, description);
+    }
+}
+
+static void shapes_and_samplers_are_taken(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields;
+        bool grammar;
+    } cases[] = {
+        {"\"response_format\":{\"type\":\"text\"}", false},
+        {"\"response_format\":{\"type\":\"json_object\"}", true},
+        {"\"response_format\":{\"type\":\"json_object\",\"schema\":{\"type\":\"object\"}}", true},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"strict\":true,\"schema\":{\"type\":\"object\"}}}", true},
+        {"\"json_schema\":{\"type\":\"integer\"}", true},
+        {"\"grammar\":\"root ::= [a-z]+\"", true},
+        {"\"grammar\":\"\"", false},
+        {"\"guided_json\":\"{\\\"type\\\":\\\"null\\\"}\"", true},
+        {"\"guided_choice\":[\"a\\\"b\",\"c\\\\\\n\"]", true},
+        {"\"structured_outputs\":{\"json_object\":true}", true},
+        {"\"structured_outputs\":{\"choice\":[\"x\"]},\"samplers\":[\"top-k\",\"temperature\"],\"dry_sequence_breakers\":[\"a\"],\"mirostat\":2", true},
+    };
+    openai_context context = context_for(FAKE_TEMPLATE_TEXT);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char body[600];
+        openai_request request;
+        openai_error error;
+        snprintf(body, sizeof body, "{" HI ",%s}", cases[i].fields);
+        if (read_request(&request, &context, OPENAI_CHAT, body, &error) < 0) fail_msg("%s: %s", body, error.problems[0].message);
+        assert_int_equal(request.job.grammar != NULL, cases[i].grammar);
+        if (i + 1 == COUNT(cases)) {
+            assert_int_equal(request.job.sampling.n_chain, 2);
+            assert_int_equal(request.job.sampling.chain[1], WEIR_SAMPLER_TEMPERATURE);
+            assert_int_equal(request.job.sampling.mirostat, 2);
+            assert_string_equal(request.job.sampling.dry_breakers[0], "a");
+        }
+        openai_request_free(&request);
     }
 }
 
@@ -671,6 +740,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refusals_name_the_field),
         cmocka_unit_test(accepted_requests_mean_what_they_say),
+        cmocka_unit_test(shapes_and_samplers_are_taken),
         cmocka_unit_test(seeds),
         cmocka_unit_test(all_problems_are_reported),
         cmocka_unit_test(a_flood_of_problems_is_bounded),
