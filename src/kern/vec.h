@@ -143,7 +143,7 @@ VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
 }
 
 enum {
-    VEC_TILE_ROWS = 6, VEC_TILE_PANELS = 2, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 1,
+    VEC_TILE_ROWS = 6, VEC_TILE_PANELS = 2, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 1, VEC_READ_PACKED = 8, VEC_READ_BYTES_PACKED = 0,
     VEC_FLOAT_ROWS = 6, VEC_FLOAT_PANELS = 4, VEC_FLOAT_TILE = 4,
     VEC_SCORE_ROWS = 8, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 4,
 };
@@ -280,7 +280,7 @@ VEC_INLINE __m256i spread_bits(uint32_t bits, char value) {
     return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(x, bit_of), bit_of), _mm256_set1_epi8(value));
 }
 enum {
-    VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 0,
+    VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 0, VEC_READ_PACKED = 32, VEC_READ_BYTES_PACKED = 1,
     VEC_FLOAT_ROWS = 6, VEC_FLOAT_PANELS = 4, VEC_FLOAT_TILE = 1,
     VEC_SCORE_ROWS = 6, VEC_SCORE_VECTORS = 1, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 1,
 };
@@ -375,6 +375,7 @@ VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int 
     const int range = value_bits(bits, codes);
     if (range == 8) {
         vb_dots_of(m, p, bits, codes, packed ? VB_HIGH_NIBBLES : VB_BYTES, n, 16, a, a_stride, g0, n, dot);
+        __asm__("" : "+r"(a)); /* else the compiler keeps all broadcasts, on the stack, from the first plane to the second */
         vb_dots_of(m, packed ? p : p + 512, bits, codes, packed ? VB_LOW_NIBBLES : VB_BYTES, n, 1, a, a_stride, g0, n, dot);
     } else {
         const int most = range <= 4 ? 8 : range == 5 ? 4 : 2;
@@ -471,7 +472,7 @@ VEC_INLINE void vb_unpack(const uint8_t *p, int bits, kern_codes codes, vb w[8])
     }
 }
 enum {
-    VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 2, VEC_HOLDS_SUMS = 1,
+    VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 2, VEC_HOLDS_SUMS = 1, VEC_READ_PACKED = 8, VEC_READ_BYTES_PACKED = 0,
     VEC_FLOAT_ROWS = 2, VEC_FLOAT_PANELS = 1, VEC_FLOAT_TILE = 1,
     VEC_SCORE_ROWS = 2, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 2, VEC_VALUE_TILE = 1,
 };

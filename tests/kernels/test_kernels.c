@@ -229,13 +229,15 @@ static void one_problem(quant_type type, int n, int k, int m, fill how) {
 
 static void test_products(void **state) {
     (void)state;
-    static const int rows[] = {1, 2, 3, 5, 8, 9, 13, 23};
+    static const int rows[] = {1, 2, 3, 5, 8, 9, 13, 23, 38, 101};
     for (size_t t = 0; t < N_TYPES; t++) {
         const int unit = quant_format_of(types[t])->block_size == 1 ? 32 : quant_format_of(types[t])->block_size;
         for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) one_problem(types[t], 16 * 5 - 3, unit * 3, rows[r], FILL_RANDOM);
         one_problem(types[t], 1, unit, 1, FILL_RANDOM);
-        one_problem(types[t], 33, unit * 2, 14, FILL_HIGH);
-        one_problem(types[t], 33, unit * 2, 14, FILL_LOW);
+        for (int m = 14; m <= 42; m += 28) {
+            one_problem(types[t], 33, unit * 2, m, FILL_HIGH);
+            one_problem(types[t], 33, unit * 2, m, FILL_LOW);
+        }
         one_problem(types[t], 33, unit * 2, 7, FILL_ZERO);
     }
     one_problem(QUANT_F32, 20, 7, 3, FILL_RANDOM); /* rows that are no multiple of anything */
@@ -624,7 +626,7 @@ static void bench(const char *only) {
     static const struct {
         int n, k;
     } shapes[] = {{1536, 576}, {576, 1536}, {8192, 2048}};
-    static const int rows[] = {1, 4, 8, 128};
+    static const int rows[] = {1, 4, 8, 16, 32, 128};
     printf("%-8s %-6s %12s %5s %12s %10s\n", "level", "type", "n x k", "rows", "GMAC/s", "GB/s");
     for (size_t l = 0; l < 2; l++) {
         const kern_ops *ops = kern_level(level_names[l]);
