@@ -60,6 +60,12 @@ VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) {
     const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low)));
 }
+/* The same minus 8. */
+VEC_INLINE vf vf_load_i4(const uint8_t *p, int shift) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
+    const __m128i x = _mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_sub_epi8(x, _mm_set1_epi8(8))));
+}
 /* Lanes of index begin <= i < end come from a, the others from b. */
 VEC_INLINE vf vf_select_range(int begin, int end, vf a, vf b) {
     unsigned low = begin <= 0 ? 0xFFFFu : begin >= 16 ? 0 : 0xFFFFu << begin;
@@ -145,7 +151,7 @@ VEC_INLINE void vec_prefetch(const uint8_t *p, size_t n_bytes) {
 enum {
     VEC_TILE_ROWS = 6, VEC_TILE_PANELS = 2, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 1, VEC_READ_PACKED = 8, VEC_READ_BYTES_PACKED = 0,
     VEC_FLOAT_ROWS = 6, VEC_FLOAT_PANELS = 4, VEC_FLOAT_TILE = 4,
-    VEC_SCORE_ROWS = 8, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 4,
+    VEC_SCORE_ROWS = 8, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 4, VEC_WIDE_ROWS = 8,
 };
 #define VEC_UNPACKED_BYTES(bits, codes) ((size_t)512)
 
@@ -225,6 +231,11 @@ VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) {
     const __m128i x = _mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low);
     return (vf){_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(x, x)))};
 }
+VEC_INLINE vf vf_load_i4(const uint8_t *p, int shift) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
+    const __m128i x = _mm_sub_epi8(_mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low), _mm_set1_epi8(8));
+    return (vf){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x)))};
+}
 VEC_INLINE vf vf_select_range(int begin, int end, vf x, vf y) {
     __m256i i = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), j = _mm256_add_epi32(i, _mm256_set1_epi32(8));
     __m256i low = _mm256_set1_epi32(begin - 1), high = _mm256_set1_epi32(end);
@@ -282,7 +293,7 @@ VEC_INLINE __m256i spread_bits(uint32_t bits, char value) {
 enum {
     VEC_TILE_ROWS = 4, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 4, VEC_HOLDS_SUMS = 0, VEC_READ_PACKED = 32, VEC_READ_BYTES_PACKED = 1,
     VEC_FLOAT_ROWS = 6, VEC_FLOAT_PANELS = 4, VEC_FLOAT_TILE = 1,
-    VEC_SCORE_ROWS = 6, VEC_SCORE_VECTORS = 1, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 1,
+    VEC_SCORE_ROWS = 6, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 6, VEC_VALUE_TILE = 2, VEC_WIDE_ROWS = 2,
 };
 /* vpmaddubsw adds pairs of products of unsigned weights and signed activations in 16 bits. |activation| <= 127, so of a weight of b
  * bits (2^b - 1) * 127 * 2 is the most it gives, and so many results can be added before they must be widened to 32 bits. 8-bit
@@ -422,6 +433,7 @@ VEC_INLINE vf vf_load_bf16(const uint16_t *p) { LANES(vf, quant_bf16_to_f32(p[i]
 VEC_INLINE vf vf_load_u8(const uint8_t *p) { LANES(vf, (float)p[i]); }
 VEC_INLINE vf vf_load_i8(const int8_t *p) { LANES(vf, (float)p[i]); }
 VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) { LANES(vf, (float)(p[i] >> shift & 15)); }
+VEC_INLINE vf vf_load_i4(const uint8_t *p, int shift) { LANES(vf, (float)((p[i] >> shift & 15) - 8)); }
 VEC_INLINE vf vf_select_range(int begin, int end, vf a, vf b) { LANES(vf, i >= begin && i < end ? a.v[i] : b.v[i]); }
 VEC_INLINE vf vf_select_less(vf a, vf b, vf x, vf y) { LANES(vf, a.v[i] < b.v[i] ? x.v[i] : y.v[i]); }
 VEC_INLINE float vf_sum(vf a) {
@@ -474,7 +486,7 @@ VEC_INLINE void vb_unpack(const uint8_t *p, int bits, kern_codes codes, vb w[8])
 enum {
     VEC_TILE_ROWS = 2, VEC_TILE_PANELS = 1, VEC_FEW_ROWS = 2, VEC_HOLDS_SUMS = 1, VEC_READ_PACKED = 8, VEC_READ_BYTES_PACKED = 0,
     VEC_FLOAT_ROWS = 2, VEC_FLOAT_PANELS = 1, VEC_FLOAT_TILE = 1,
-    VEC_SCORE_ROWS = 2, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 2, VEC_VALUE_TILE = 1,
+    VEC_SCORE_ROWS = 2, VEC_SCORE_VECTORS = 2, VEC_VALUE_ROWS = 2, VEC_VALUE_TILE = 1, VEC_WIDE_ROWS = 2,
 };
 #define VEC_UNPACKED_BYTES(bits, codes) ((size_t)512)
 VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int bits, kern_codes codes, bool packed, const int8_t *a,
