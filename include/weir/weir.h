@@ -111,6 +111,8 @@ typedef struct weir_chat weir_chat;
  * Errors: WEIR_E_FORMAT with line and column in the message, WEIR_E_LIMIT, WEIR_E_NOMEM. */
 int weir_chat_open(weir_chat **out, const char *source, const char *bos, const char *eos, weir_error *err);
 void weir_chat_close(weir_chat **chat);
+/* The template as it was given; valid until it is closed. */
+const char *weir_chat_source(const weir_chat *chat);
 /* Renders a conversation. `variables_json[n_bytes]` is a JSON object holding `messages` and whatever else the template reads
  * (`tools`, `documents`, `add_generation_prompt`, chat_template_kwargs); bos_token and eos_token are added when it lacks them.
  * The caller frees *text with free(). Errors: WEIR_E_INVALID (the template raised an exception, or JSON is not an object),

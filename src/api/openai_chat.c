@@ -239,31 +239,7 @@ static int take_prefill(openai_request *out, openai_error *error) {
     return out->prefill && json_array_remove(out->messages, count - 1) == 0 ? 0 : WEIR_E_NOMEM;
 }
 
-/* ---- tools --------------------------------------------------------------------------------------------------------------- */
-
-static void check_tools(const json_t *tools, openai_error *error) {
-    for (size_t i = 0; i < json_array_size(tools); i++) {
-        char path[32];
-        snprintf(path, sizeof path, "tools[%zu]", i);
-        const json_t *tool = json_array_get(tools, i), *function = json_object_get(tool, "function");
-        const char *type = json_string_value(json_object_get(tool, "type"));
-        if (!type || strcmp(type, "function") != 0)
-            problem(error, "invalid_value", path, "type", "must be 'function'");
-        else if (!json_is_string(json_object_get(function, "name")))
-            problem(error, "invalid_type", path, "function.name", "must be a string");
-    }
-}
-
-static void check_tool_choice(const json_t *body, openai_error *error) {
-    const json_t *choice = openai_member(body, "tool_choice");
-    const char *name = json_string_value(choice);
-    if (!choice || (name && (strcmp(name, "auto") == 0 || strcmp(name, "none") == 0))) return;
-    if (json_is_object(choice) || (name && strcmp(name, "required") == 0))
-        openai_error_add(error, 400, "not_supported", "tool_choice",
-                         "'tool_choice' must be 'auto' or 'none': a call cannot be enforced");
-    else
-        openai_error_add(error, 400, "invalid_value", "tool_choice", "'tool_choice' must be 'auto' or 'none'");
-}
+/* ---- entry points ------------------------------------------------------------------------------------------------------- */
 
 int openai_chat_decode(openai_request *out, const openai_context *context, openai_error *error) {
     if (!context->chat) {
@@ -272,8 +248,6 @@ int openai_chat_decode(openai_request *out, const openai_context *context, opena
         return 0;
     }
     TRY(convert_messages(out, context, error));
-    check_tools(openai_get_array(out->body, "tools", error), error);
-    check_tool_choice(out->body, error);
     openai_get_object(out->body, "chat_template_kwargs", error);
     openai_get_array(out->body, "documents", error);
     openai_get_string(out->body, "reasoning_effort", error);

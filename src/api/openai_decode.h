@@ -37,6 +37,8 @@ int openai_format_decode(struct openai_request *out, const struct openai_context
 /* Compiles job.grammar; a failure is a problem of `param`. WEIR_E_NOMEM. */
 int openai_compile_grammar(struct openai_request *out, const struct openai_context *context, weir_grammar_kind kind, const char *text,
                            size_t n_bytes, const char *param, openai_error *error);
+/* tools, tool_choice, parallel_tool_calls, reasoning_format (openai_tools.c); may compile job.grammar. WEIR_E_NOMEM. */
+int openai_tools_decode(struct openai_request *out, const struct openai_context *context, openai_error *error);
 /* dry_sequence_breakers and samplers (openai_sampling.c) */
 int openai_sampling_decode(struct openai_request *out, openai_error *error);
 

@@ -235,10 +235,10 @@ void openai_write_role_chunk(buf *out, const openai_reply *reply, size_t index) 
 }
 
 static void write_text_chunk(buf *out, const openai_reply *reply, const openai_logprobs *logprobs, size_t index,
-                             const char *text, size_t n_bytes) {
+                             const char *member, const char *text, size_t n_bytes) {
     bool chat = reply->endpoint == OPENAI_CHAT;
     write_head(out, reply, true);
-    buf_printf(out, chat ? "{\"index\":%zu,\"delta\":{\"content\":" : "{\"index\":%zu,\"text\":", index);
+    buf_printf(out, chat ? "{\"index\":%zu,\"delta\":{\"%s\":" : "{\"index\":%zu,\"%s\":", index, member);
     openai_write_string(out, text, n_bytes);
     buf_puts(out, chat ? "}," : ",");
     if (logprobs)
@@ -253,14 +253,52 @@ static void write_text_chunk(buf *out, const openai_reply *reply, const openai_l
 void openai_write_echo_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index, const char *text,
                              size_t n_bytes) {
     choice->n_code_points += utf8_count(text, n_bytes);
-    write_text_chunk(out, reply, NULL, index, text, n_bytes);
+    write_text_chunk(out, reply, NULL, index, "text", text, n_bytes);
 }
 
 void openai_write_token_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index,
                               const weir_event *event) {
     logprobs_clear(&choice->logprobs);
     add_logprobs(choice, reply, event);
-    write_text_chunk(out, reply, &choice->logprobs, index, event->text, event->text_bytes);
+    write_text_chunk(out, reply, &choice->logprobs, index, reply->endpoint == OPENAI_CHAT ? "content" : "text", event->text, event->text_bytes);
+}
+
+void openai_choice_logprobs(openai_choice *choice, const openai_reply *reply, const weir_event *event) {
+    add_logprobs(choice, reply, event);
+}
+
+void openai_write_part_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index, const char *member,
+                             const char *text, size_t n_bytes) {
+    write_text_chunk(out, reply, choice->logprobs.items.n_bytes ? &choice->logprobs : NULL, index, member, text, n_bytes);
+    logprobs_clear(&choice->logprobs);
+}
+
+/* "id":"call_...","type":"function","function":{...} */
+static void write_call(buf *out, const openai_reply *reply, size_t index, size_t call, const char *name, const char *arguments,
+                       size_t n_bytes) {
+    buf_printf(out, "\"id\":\"call_%.24s%02zx%02zx\",\"type\":\"function\",\"function\":{\"name\":", reply->id + strlen(shapes[OPENAI_CHAT].id_prefix),
+               index, call);
+    openai_write_text(out, name);
+    buf_puts(out, ",\"arguments\":");
+    openai_write_string(out, arguments, n_bytes);
+    buf_putc(out, '}');
+}
+
+void openai_write_call_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index, const char *name,
+                             const char *arguments, size_t n_bytes) {
+    write_head(out, reply, true);
+    buf_printf(out, "{\"index\":%zu,\"delta\":{\"tool_calls\":[{\"index\":%zu,", index, choice->n_calls);
+    write_call(out, reply, index, choice->n_calls++, name, arguments, n_bytes);
+    buf_puts(out, "}]},\"logprobs\":null,\"finish_reason\":null");
+    write_chunk_end(out, reply);
+    buf_putc(out, '}');
+}
+
+void openai_choice_call(openai_choice *choice, const openai_reply *reply, size_t index, const char *name, const char *arguments,
+                        size_t n_bytes) {
+    buf_puts(&choice->calls, choice->n_calls ? ",{" : "{");
+    write_call(&choice->calls, reply, index, choice->n_calls++, name, arguments, n_bytes);
+    buf_putc(&choice->calls, '}');
 }
 
 void openai_write_final_chunk(buf *out, const openai_reply *reply, const openai_choice *choice, size_t index) {
@@ -295,12 +333,13 @@ void openai_choice_add(openai_choice *choice, const openai_reply *reply, const w
 
 void openai_choice_end(openai_choice *choice, const weir_event *event) {
     choice->finish_reason = finish_reasons[event->stop_reason];
+    if (choice->n_calls && event->stop_reason != WEIR_STOP_LENGTH) choice->finish_reason = "tool_calls";
     choice->timings = event->timings;
 }
 
 bool openai_choice_complete(const openai_choice *choice) {
     const openai_logprobs *logprobs = &choice->logprobs;
-    return !choice->text.failed && !logprobs->items.failed && !logprobs->values.failed && !logprobs->tops.failed &&
+    return !choice->text.failed && !choice->reasoning.failed && !choice->calls.failed && !logprobs->items.failed && !logprobs->values.failed && !logprobs->tops.failed &&
            !logprobs->offsets.failed;
 }
 
@@ -313,7 +352,19 @@ void openai_write_body(buf *out, const openai_reply *reply, const openai_choice 
         if (i) buf_putc(out, ',');
         buf_printf(out,
                    chat ? "{\"index\":%zu,\"message\":{\"role\":\"assistant\",\"content\":" : "{\"index\":%zu,\"text\":", i);
-        openai_write_string(out, choice->text.data ? choice->text.data : "", choice->text.n_bytes);
+        if (choice->n_calls && choice->text.n_bytes == 0)
+            buf_puts(out, "null");
+        else
+            openai_write_string(out, choice->text.data ? choice->text.data : "", choice->text.n_bytes);
+        if (choice->reasoning.n_bytes) {
+            buf_puts(out, ",\"reasoning_content\":");
+            openai_write_string(out, choice->reasoning.data, choice->reasoning.n_bytes);
+        }
+        if (choice->n_calls) {
+            buf_puts(out, ",\"tool_calls\":[");
+            append(out, &choice->calls);
+            buf_putc(out, ']');
+        }
         buf_puts(out, chat ? ",\"refusal\":null}," : ",");
         write_logprobs(out, reply, &choice->logprobs);
         buf_puts(out, ",\"finish_reason\":");
@@ -331,6 +382,8 @@ void openai_write_body(buf *out, const openai_reply *reply, const openai_choice 
 
 void openai_choice_free(openai_choice *choice) {
     buf_free(&choice->text);
+    buf_free(&choice->reasoning);
+    buf_free(&choice->calls);
     buf_free(&choice->logprobs.items);
     buf_free(&choice->logprobs.values);
     buf_free(&choice->logprobs.tops);

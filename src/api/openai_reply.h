@@ -31,6 +31,9 @@ typedef struct openai_logprobs {
 
 typedef struct openai_choice {
     buf text;                  /* answer so far; not used when streaming */
+    buf reasoning;             /* chat: as `text` */
+    buf calls;                 /* chat: tool calls as JSON array items; not used when streaming */
+    size_t n_calls;
     openai_logprobs logprobs;  /* as `text`; when streaming those of one chunk */
     size_t n_code_points;      /* of the text so far, echoed prompt included: where the next token starts */
     const char *finish_reason; /* static; NULL until the end */
@@ -52,6 +55,12 @@ void openai_write_echo_chunk(buf *out, const openai_reply *reply, openai_choice 
                              size_t n_bytes);
 void openai_write_token_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index,
                               const weir_event *event);
+/* Chat: a piece of `member`, "content" or "reasoning_content"; with the log probabilities that openai_choice_logprobs collected. */
+void openai_write_part_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index, const char *member,
+                             const char *text, size_t n_bytes);
+/* Chat: a whole tool call; counts it. */
+void openai_write_call_chunk(buf *out, const openai_reply *reply, openai_choice *choice, size_t index, const char *name,
+                             const char *arguments, size_t n_bytes);
 /* The choice must have ended (openai_choice_end). */
 void openai_write_final_chunk(buf *out, const openai_reply *reply, const openai_choice *choice, size_t index);
 void openai_write_usage_chunk(buf *out, const openai_reply *reply, const openai_usage *usage);
@@ -62,6 +71,12 @@ void openai_choice_add(openai_choice *choice, const openai_reply *reply, const w
 void openai_write_body(buf *out, const openai_reply *reply, const openai_choice *choices, size_t n_choices,
                        const openai_usage *usage);
 
+/* Chat: adds a tool call. */
+void openai_choice_call(openai_choice *choice, const openai_reply *reply, size_t index, const char *name, const char *arguments,
+                        size_t n_bytes);
+
+/* Both: collects the log probabilities of a token event whose text goes its own way. */
+void openai_choice_logprobs(openai_choice *choice, const openai_reply *reply, const weir_event *event);
 /* Both: takes finish_reason and timings from an END event. */
 void openai_choice_end(openai_choice *choice, const weir_event *event);
 /* False when memory ran out while collecting. */

@@ -399,6 +399,7 @@ int openai_request_decode(openai_request *out, const openai_context *context, op
     refuse_unsupported(out, error);
     /* Last: nothing is compiled for a request that is refused anyway. */
     if (result == 0) result = openai_format_decode(out, context, error);
+    if (result == 0 && endpoint == OPENAI_CHAT) result = openai_tools_decode(out, context, error);
     if (result == 0 && endpoint == OPENAI_CHAT) {
         out->n_prompts = 1;
         out->prompts = arena_array(&out->memory, 1, sizeof *out->prompts);
@@ -504,7 +505,8 @@ static int tokenize_prompt(openai_request *request, openai_prompt *prompt, const
         TRY(openai_request_render(request, context, &prompt->text, &prompt->text_bytes, error));
         TRY(check_length(request, context, prompt->text_bytes, error));
         /* A prompt that opens a block of reasoning: the shape is that of the answer behind it. */
-        if (request->job.grammar && ends_in(prompt, "<think>")) request->job.grammar_after = "</think>";
+        request->in_reasoning = ends_in(prompt, "<think>");
+        if (request->job.grammar && request->in_reasoning) request->job.grammar_after = "</think>";
         return openai_tokenize(context, prompt->text, prompt->text_bytes, true, true, &prompt->tokens, &prompt->n_tokens);
     }
     if (json_is_array(prompt->source)) {

@@ -55,6 +55,11 @@ typedef struct openai_request {
     int32_t n;        /* choices for each prompt */
     int32_t n_top;    /* alternatives to show with each token; -1 = no log probabilities */
     bool stream, include_usage, echo;
+    /* chat: what is looked for in the answer */
+    const json_t *tools;       /* within body; NULL = no calls */
+    bool must_call;            /* the answer is one call, as plain JSON (job.grammar) */
+    bool parallel_calls;
+    bool reasoning, in_reasoning; /* reasoning is separated; the prompt has opened it */
     bool seeded; /* the client gave a seed: equal prompts then get equal answers */
 } openai_request;
 

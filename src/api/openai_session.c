@@ -5,9 +5,13 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "chat/reply.h"
 
 typedef struct session_choice {
     openai_choice answer;
+    reply_parser *parser; /* chat with tools or reasoning: finds them in the text; NULL = all is text */
+    openai_session *session;
+    buf *out; /* while the parser runs: where frames go */
     metrics_job clock;
     bool ended; /* its terminal event was seen */
 } session_choice;
@@ -22,7 +26,26 @@ struct openai_session {
     buf scratch; /* one frame */
 };
 
+static void take_part(void *user, const reply_event *part);
+
 /* ---- opening ------------------------------------------------------------------------------------------------------------- */
+
+static int open_parsers(openai_session *session) {
+    const openai_request *request = &session->request;
+    const weir_chat *chat = session->service->context->chat;
+    if (request->endpoint != OPENAI_CHAT || !(request->tools || request->reasoning)) return 0;
+    const reply_options options = {.chat_template = chat ? weir_chat_source(chat) : NULL,
+                                   .tools = request->tools,
+                                   .reasoning = request->reasoning,
+                                   .in_reasoning = request->in_reasoning,
+                                   .only_json = request->must_call};
+    for (size_t i = 0; i < session->n_choices; i++) {
+        session->choices[i].session = session;
+        session->choices[i].parser = reply_open(&options, take_part, &session->choices[i]);
+        if (!session->choices[i].parser) return WEIR_E_NOMEM;
+    }
+    return 0;
+}
 
 static int prepare(openai_session *session, openai_endpoint endpoint, const char *body, size_t n_bytes, openai_error *error) {
     const openai_service *service = session->service;
@@ -33,7 +56,7 @@ static int prepare(openai_session *session, openai_endpoint endpoint, const char
     session->choices = calloc(n_choices, sizeof *session->choices);
     if (!session->choices) return WEIR_E_NOMEM;
     session->n_choices = session->n_open = n_choices;
-    return 0;
+    return open_parsers(session);
 }
 
 int openai_session_open(openai_session **out, const openai_service *service, openai_endpoint endpoint, const char *body,
@@ -62,6 +85,7 @@ void openai_session_close(openai_session **address) {
     if (!session) return;
     for (size_t i = 0; i < session->n_choices; i++) {
         if (session->started && !session->choices[i].ended) metrics_abort(session->service->metrics);
+        reply_close(&session->choices[i].parser);
         openai_choice_free(&session->choices[i].answer);
     }
     free(session->choices);
@@ -185,10 +209,49 @@ static int finish_well(openai_session *session, buf *out) {
     return 200;
 }
 
+/* ---- the parts of an answer ---------------------------------------------------------------------------------------------- */
+
+static void take_part(void *user, const reply_event *part) {
+    session_choice *choice = user;
+    openai_session *session = choice->session;
+    openai_choice *answer = &choice->answer;
+    size_t index = (size_t)(choice - session->choices);
+    bool call = part->kind == REPLY_CALL, reasoning = part->kind == REPLY_REASONING;
+    if (call && answer->n_calls && !session->request.parallel_calls) return; /* one was asked for */
+    if (!session->request.stream) {
+        if (call)
+            openai_choice_call(answer, &session->reply, index, part->name, part->text, part->n_bytes);
+        else
+            buf_append(reasoning ? &answer->reasoning : &answer->text, part->text, part->n_bytes);
+        return;
+    }
+    if (call)
+        openai_write_call_chunk(&session->scratch, &session->reply, answer, index, part->name, part->text, part->n_bytes);
+    else
+        openai_write_part_chunk(&session->scratch, &session->reply, answer, index, reasoning ? "reasoning_content" : "content", part->text,
+                                part->n_bytes);
+    put_frame(session, choice->out);
+}
+
+/* Text of the answer goes through the parser; NULL = the answer has ended. False = out of memory. */
+static bool parse_part(session_choice *choice, const weir_event *event, buf *out) {
+    openai_session *session = choice->session;
+    choice->out = out;
+    if (!event) return reply_finish(choice->parser);
+    openai_choice_logprobs(&choice->answer, &session->reply, event);
+    bool good = reply_push(choice->parser, event->text, event->text_bytes);
+    if (session->request.stream && choice->answer.logprobs.items.n_bytes) { /* of a token whose text is held back, or is a call's */
+        openai_write_part_chunk(&session->scratch, &session->reply, &choice->answer, (size_t)(choice - session->choices), "content", "", 0);
+        put_frame(session, out);
+    }
+    return good;
+}
+
 /* ---- events -------------------------------------------------------------------------------------------------------------- */
 
 static int end_choice(openai_session *session, size_t i, const weir_event *event, buf *out) {
     session_choice *choice = &session->choices[i];
+    if (choice->parser && !parse_part(choice, NULL, out)) return finish_failed(session, out, WEIR_E_NOMEM, "out of memory while reading the answer");
     openai_choice_end(&choice->answer, event);
     choice->ended = true;
     session->n_open--;
@@ -219,7 +282,9 @@ int openai_session_event(openai_session *session, size_t i, const weir_event *ev
     metrics_event(session->service->metrics, &choice->clock, event, clock_now_us());
     switch (event->type) {
     case WEIR_EVENT_TOKEN:
-        if (session->request.stream) {
+        if (choice->parser) {
+            if (!parse_part(choice, event, out)) return finish_failed(session, out, WEIR_E_NOMEM, "out of memory while reading the answer");
+        } else if (session->request.stream) {
             openai_write_token_chunk(&session->scratch, &session->reply, &choice->answer, i, event);
             put_frame(session, out);
         } else {

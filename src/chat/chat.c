@@ -8,7 +8,7 @@
 
 struct weir_chat {
     jinja_template *template;
-    char *bos, *eos;
+    char *bos, *eos, *source;
 };
 
 int weir_chat_open(weir_chat **out, const char *source, const char *bos, const char *eos, weir_error *err) {
@@ -17,7 +17,8 @@ int weir_chat_open(weir_chat **out, const char *source, const char *bos, const c
     FAIL_IF(chat == NULL, err, WEIR_E_NOMEM, "chat template", "out of memory");
     chat->bos = strdup(bos ? bos : "");
     chat->eos = strdup(eos ? eos : "");
-    int result = chat->bos && chat->eos ? jinja_compile(&chat->template, source, strlen(source), err)
+    chat->source = strdup(source);
+    int result = chat->bos && chat->eos && chat->source ? jinja_compile(&chat->template, source, strlen(source), err)
                                         : error_set(err, WEIR_E_NOMEM, "chat template", "out of memory");
     if (result < 0) {
         weir_chat_close(&chat);
@@ -32,9 +33,12 @@ void weir_chat_close(weir_chat **chat) {
     jinja_template_close(&(*chat)->template);
     free((*chat)->bos);
     free((*chat)->eos);
+    free((*chat)->source);
     free(*chat);
     *chat = NULL;
 }
+
+const char *weir_chat_source(const weir_chat *chat) { return chat->source; }
 
 int weir_chat_render(const weir_chat *chat, const char *variables_json, size_t n_bytes, char **text, size_t *text_bytes,
                      weir_error *err) {

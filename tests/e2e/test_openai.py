@@ -618,3 +618,48 @@ def test_every_sampler_at_once(client):
     first, again = (chat(client, temperature=1, seed=7, extra_body=body).choices[0].message.content for _ in range(2))
     assert first == again
     assert chat(client, temperature=1, seed=7, extra_body={"mirostat": 2, "mirostat_tau": 3}).choices[0].message.content
+
+
+# ---- tools -------------------------------------------------------------------------------------------------------------------
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "The weather of a city.", "parameters": {
+              "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+              "required": ["city", "days"]}}},
+         {"type": "function", "function": {"name": "clock", "parameters": {
+              "type": "object", "properties": {"zone": {"$ref": "#/$defs/zone"}}, "required": ["zone"], "$defs": {"zone": {"enum": ["UTC", "CET"]}}}}}]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "clock"}}])
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_a_call_that_must_be_made(client, choice, temperature):
+    jsonschema = pytest.importorskip("jsonschema")
+    answer = chat(client, tools=TOOLS, tool_choice=choice, max_tokens=200, temperature=temperature, seed=5)
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert answer.choices[0].message.content is None
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.type == "function" and call.id.startswith("call_")
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
+    jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])
+    assert choice == "required" or call.function.name == "clock"
+
+
+def test_a_streamed_call(client):
+    parts = list(chat(client, tools=TOOLS, tool_choice="required", max_tokens=200, seed=5, stream=True))
+    calls = [call for part in parts for call in part.choices[0].delta.tool_calls or []]
+    assert calls[0].index == 0 and calls[0].id and calls[0].type == "function" and calls[0].function.name in ("weather", "clock")
+    json.loads("".join(call.function.arguments or "" for call in calls))
+    assert parts[-1].choices[0].finish_reason == "tool_calls"
+    assert not any(part.choices[0].delta.content for part in parts)
+
+
+def test_a_call_that_is_cut_is_text(client):
+    answer = chat(client, tools=TOOLS, tool_choice="required", max_tokens=4)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].message.tool_calls is None
+    assert answer.choices[0].message.content
+
+
+def test_tools_need_not_be_used(client):
+    answer = chat(client, tools=TOOLS, parallel_tool_calls=False)
+    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    assert chat(client, tools=TOOLS, tool_choice="none").choices[0].message.tool_calls is None

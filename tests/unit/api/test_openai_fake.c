@@ -139,6 +139,11 @@ static void show_content(buf *out, fake_template mode, const json_t *content) {
     }
 }
 
+const char *weir_chat_source(const weir_chat *chat) {
+    (void)chat;
+    return model.info.chat_template ? model.info.chat_template : "";
+}
+
 int weir_chat_render(const weir_chat *chat, const char *variables_json, size_t n_bytes, char **text, size_t *text_bytes,
                      weir_error *err) {
     json_t *variables = json_loadb(variables_json, n_bytes, JSON_ALLOW_NUL, NULL);
