@@ -343,6 +343,40 @@ static bool plain_targets(const grammar *g, uint32_t state, target_set *out) {
     return true;
 }
 
+/* Whether no plain code point can follow, neither here nor in a rule that this one calls or returns to. */
+static bool is_barred(const grammar *g, uint32_t state) {
+    const grammar_state_row *row = &g->states[state];
+    bool barred = !row->final && row->n_calls == 0;
+    for (uint32_t i = 0; i < row->n_edges && barred; i++) {
+        const fa_edge *e = &g->edges[row->first_edge + i];
+        for (uint32_t byte = e->lo; byte <= e->hi && barred; byte++)
+            barred = byte < ' ' || byte == '"' || byte == '\\' || byte == 0x7F;
+    }
+    return barred;
+}
+
+/* The states from which plain texts go on for `freedom` code points and then die, whatever they are: strings of bounded length near
+ * their end. From such a state, every way of one more code point leads to one that has one less left. */
+static void find_exact(grammar *g, const uint32_t *free_states, const target_set *targets, size_t n) {
+    for (uint32_t s = FIRST_STATE; s < g->n_states; s++)
+        if (g->states[s].freedom == 0) g->states[s].exact = g->states[s].n_edges > 0 && is_barred(g, s);
+    bool changed = true;
+    for (int round = 0; round < MAX_FREEDOM && changed; round++) {
+        changed = false;
+        for (size_t i = 0; i < n; i++) {
+            grammar_state_row *row = &g->states[free_states[i]];
+            if (row->exact || row->freedom == MAX_FREEDOM || row->freedom == 0 || row->final || row->n_calls) continue;
+            bool exact = true;
+            for (size_t k = 0; k < targets[i].n && exact; k++) {
+                const grammar_state_row *to = &g->states[targets[i].states[k]];
+                exact = to->exact && to->freedom == row->freedom - 1;
+            }
+            row->exact = exact;
+            changed = changed || exact;
+        }
+    }
+}
+
 /* The greatest fixpoint of freedom(s) = 1 + the least freedom of its successors, cut at MAX_FREEDOM. */
 static void find_freedom(grammar_builder *b, grammar *g) {
     uint32_t *free_states = grammar_alloc(b, g->n_states, sizeof *free_states);
@@ -375,6 +409,7 @@ static void find_freedom(grammar_builder *b, grammar *g) {
             g->states[free_states[i]].freedom = (uint8_t)least;
         }
     }
+    find_exact(g, free_states, targets, n);
 }
 
 /* ---- all together ------------------------------------------------------------------------------------------------------- */

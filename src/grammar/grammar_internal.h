@@ -206,6 +206,7 @@ typedef struct grammar_state_row {
     uint32_t first_call, n_calls;
     bool final;      /* the rule may end here */
     bool is_leaf;    /* final and nothing else: a call that returns here is a tail call */
+    bool exact;      /* a text of more plain code points than `freedom` (below MAX_FREEDOM) does not go on at all */
     uint8_t freedom; /* 0..MAX_FREEDOM: any text of so many plain code points (see grammar_vocab.c) goes on inside the rule */
 } grammar_state_row;
 

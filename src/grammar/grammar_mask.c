@@ -20,7 +20,7 @@ typedef struct escape {
 
 /* The mask of one automaton state, as far as it does not depend on the frame. */
 typedef struct local_mask {
-    bool takes_plain; /* all tokens of TRIE_PLAIN besides */
+    const uint32_t *plain; /* [n_words] tokens of TRIE_PLAIN besides, or NULL */
     uint32_t *bits;   /* [n_words], or NULL if few tokens are in it: */
     uint32_t *tokens; /* [n_tokens] */
     uint32_t n_tokens;
@@ -195,11 +195,11 @@ static int walk(grammar_masks *m, grammar_matcher *matcher, trie_kind kind, uint
 
 /* ---- local masks -------------------------------------------------------------------------------------------------------- */
 
-static local_mask *keep_local(grammar_masks *m, bool takes_plain) {
+static local_mask *keep_local(grammar_masks *m, const uint32_t *plain) {
     const size_t n_words = m->v->n_words;
     local_mask *l = calloc(1, sizeof *l);
     if (l == NULL) return NULL;
-    l->takes_plain = takes_plain;
+    l->plain = plain;
     size_t n = 0;
     for (size_t i = 0; i < n_words; i++) n += (size_t)__builtin_popcount(m->work[i]);
     if (n < n_words / 4) {
@@ -227,11 +227,14 @@ static local_mask *keep_local(grammar_masks *m, bool takes_plain) {
 
 static int local_of(grammar_masks *m, uint32_t state, const local_mask **out) {
     if (m->locals[state] == NULL) {
-        const bool takes_plain = m->g->states[state].freedom == MAX_FREEDOM;
+        const grammar_state_row *row = &m->g->states[state];
+        /* Plain tokens that need no walk: all, or those that are short enough, which leaves none of the long ones either. */
+        const bool all = row->freedom == MAX_FREEDOM;
+        const uint32_t *plain = row->freedom && (all || row->exact) ? m->v->plain + (row->freedom - 1) * m->v->n_words : NULL;
         if (m->local_bytes > MAX_CACHE_BYTES) free_locals(m);
         memset(m->work, 0, m->v->n_words * sizeof *m->work);
         m->n_escapes = 0;
-        for (int kind = takes_plain ? TRIE_LONG : TRIE_PLAIN; kind < N_TRIES; kind++) {
+        for (int kind = all ? TRIE_LONG : row->exact ? TRIE_OTHER : TRIE_PLAIN; kind < N_TRIES; kind++) {
             m->stack.n = 0;
             if (!grammar_items_add(&m->stack, (grammar_item){state, FRAME_LOCAL})) return WEIR_E_NOMEM;
             const int code = walk(m, &m->local, (trie_kind)kind, 0, m->v->tries[kind].n_nodes, 1, m->work);
@@ -240,7 +243,7 @@ static int local_of(grammar_masks *m, uint32_t state, const local_mask **out) {
                 return code;
             }
         }
-        m->locals[state] = keep_local(m, takes_plain);
+        m->locals[state] = keep_local(m, plain);
         if (m->locals[state] == NULL) return WEIR_E_NOMEM;
     }
     *out = m->locals[state];
@@ -280,7 +283,7 @@ static int make_mask(grammar_masks *m, grammar_state *s, uint32_t *bits) {
         TRY(local_of(m, at.state, &l));
         for (uint32_t k = 0; k < l->n_tokens; k++) bits[l->tokens[k] / 32] |= 1u << l->tokens[k] % 32;
         for (size_t k = 0; k < n_words && l->bits; k++) bits[k] |= l->bits[k];
-        for (size_t k = 0; k < n_words && l->takes_plain; k++) bits[k] |= m->v->plain[k];
+        for (size_t k = 0; k < n_words && l->plain; k++) bits[k] |= l->plain[k];
         if (l->n_escapes) TRY(add_escapes(m, s, at, l, bits));
     }
     return 0;

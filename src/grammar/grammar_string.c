@@ -183,12 +183,22 @@ const fa *grammar_string_contents(schema_compiler *c, const conjunction *k) {
     return contents;
 }
 
+/* Longer ones are cut into blocks that call each other, which keeps compilation fast and small. */
+enum { MAX_UNROLLED = 512 };
+
 const expr *grammar_schema_string(schema_compiler *c, const conjunction *k) {
     grammar_builder *b = c->b;
     const fa *contents = grammar_string_contents(c, k);
     const length_bounds l = lengths(c, k);
     if (b->code || l.min > l.max) return grammar_nothing();
     if (contents) return quoted(c, grammar_automaton(b, contents));
+    if (l.max <= MAX_UNROLLED) { /* one automaton: a mask then knows how many characters are left */
+        const bool was_regular = b->regular;
+        b->regular = true;
+        const fa *unrolled = grammar_regular(b, grammar_repeat(b, any_char(c), l.min, l.max));
+        b->regular = was_regular;
+        return b->code ? grammar_nothing() : quoted(c, grammar_automaton(b, unrolled));
+    }
     if (l.min == 0 && l.max == NO_BOUND && c->string) return c->string;
     const expr *e = quoted(c, grammar_repeat(b, any_char(c), l.min, l.max));
     if (l.min > 0 || l.max != NO_BOUND) return e;

@@ -88,7 +88,8 @@ static int build_tries(grammar_vocab *v) {
             const size_t n_bytes = v->offsets[i + 1] - v->offsets[i];
             if (n_bytes == 0 || kind_of(bytes, n_bytes) != (trie_kind)kind) continue;
             tokens[n++] = (sorted_token){bytes, (uint32_t)n_bytes, (uint32_t)i};
-            if (kind == TRIE_PLAIN) v->plain[i / 32] |= 1u << i % 32;
+            for (size_t k = utf8_count(bytes, n_bytes) - 1; kind == TRIE_PLAIN && k < MAX_FREEDOM; k++)
+                v->plain[k * v->n_words + i / 32] |= 1u << i % 32;
         }
         qsort(tokens, n, sizeof *tokens, compare_tokens);
         code = build_trie(&v->tries[kind], tokens, n, kind != TRIE_OTHER);
@@ -115,7 +116,7 @@ int grammar_vocab_open(grammar_vocab **out, const grammar_token *tokens, size_t 
     v->n_words = (n_tokens + 31) / 32;
     v->bytes = malloc(n_bytes + 1);
     v->offsets = malloc((n_tokens + 1) * sizeof *v->offsets);
-    v->plain = calloc(v->n_words + 1, sizeof *v->plain);
+    v->plain = calloc(MAX_FREEDOM * v->n_words + 1, sizeof *v->plain);
     int code = v->bytes && v->offsets && v->plain ? 0 : WEIR_E_NOMEM;
     for (size_t i = 0, at = 0; i <= n_tokens && code == 0; i++) {
         v->offsets[i] = at;

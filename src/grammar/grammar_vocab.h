@@ -37,7 +37,7 @@ struct grammar_vocab {
     char *bytes;     /* of all tokens */
     size_t *offsets; /* [n_tokens + 1] */
     trie tries[N_TRIES];
-    uint32_t *plain; /* [n_words]: the tokens of TRIE_PLAIN */
+    uint32_t *plain; /* [MAX_FREEDOM][n_words]: the tokens of TRIE_PLAIN of at most so many code points, less one */
 };
 
 #endif
