@@ -132,6 +132,8 @@ typedef enum weir_grammar_kind {
     WEIR_GRAMMAR_JSON_OBJECT, /* any JSON object; the text is not read */
     WEIR_GRAMMAR_REGEX,       /* as Python's re.fullmatch */
     WEIR_GRAMMAR_GBNF,        /* llama.cpp's notation, from the rule `root` */
+    WEIR_GRAMMAR_TAGGED,      /* JSON in tags, the first of them open already: the text is the opening tag, a line end, the closing tag, a
+                                 line end, a schema. An empty opening tag: one value only */
 } weir_grammar_kind;
 
 /* Any thread; a tenth of a second for a large vocabulary. The model may be closed before it. WEIR_E_NOMEM, WEIR_E_LIMIT. */

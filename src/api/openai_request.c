@@ -506,7 +506,7 @@ static int tokenize_prompt(openai_request *request, openai_prompt *prompt, const
         TRY(check_length(request, context, prompt->text_bytes, error));
         /* A prompt that opens a block of reasoning: the shape is that of the answer behind it. */
         request->in_reasoning = ends_in(prompt, "<think>");
-        if (request->job.grammar && request->in_reasoning) request->job.grammar_after = "</think>";
+        if (request->job.grammar && !request->job.grammar_after && request->in_reasoning) request->job.grammar_after = "</think>";
         return openai_tokenize(context, prompt->text, prompt->text_bytes, true, true, &prompt->tokens, &prompt->n_tokens);
     }
     if (json_is_array(prompt->source)) {

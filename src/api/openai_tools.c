@@ -101,6 +101,28 @@ static json_t *call_schema(const json_t *tools, const char *name) {
     return NULL;
 }
 
+/* Whether the template's calls are JSON between <tool_call> and </tool_call>. */
+static bool has_tagged_json(const char *source) {
+    return source && strstr(source, "<tool_call>") && strstr(source, "</tool_call>") && !strstr(source, "<function=") && !strstr(source, "<arg_key>");
+}
+
+/* A call of free will follows the schemas from its opening tag on. Where they cannot be kept it is free, as it was not asked for. */
+static int guide_calls(openai_request *out, const openai_context *context) {
+    json_t *schema = call_schema(out->tools, NULL);
+    char *dumped = schema ? json_dumps(schema, JSON_COMPACT) : NULL;
+    buf text = BUF_INIT;
+    weir_error cause = {0};
+    json_decref(schema);
+    buf_puts(&text, out->parallel_calls ? "<tool_call>\n</tool_call>\n" : "\n</tool_call>\n");
+    buf_puts(&text, dumped ? dumped : "");
+    int result = dumped && !text.failed ? 0 : WEIR_E_NOMEM;
+    if (result == 0) result = weir_grammar_open(&out->job.grammar, context->grammars, WEIR_GRAMMAR_TAGGED, text.data, text.n_bytes, &cause);
+    if (out->job.grammar) out->job.grammar_after = "<tool_call>";
+    free(dumped);
+    buf_free(&text);
+    return result == WEIR_E_NOMEM ? result : 0;
+}
+
 static int force_call(openai_request *out, const openai_context *context, const char *name, openai_error *error) {
     if (out->job.grammar) {
         problem(error, "invalid_value", "tool_choice", "asks for a call, but the answer has another shape already (response_format or the like)");
@@ -129,6 +151,7 @@ int openai_tools_decode(openai_request *out, const openai_context *context, open
     out->reasoning = separate && reply_knows_reasoning(source);
     /* Markers may be control tokens: they must be seen. */
     if (out->tools || out->reasoning) out->job.special = true;
-    if (error->n_problems || !out->tools || chosen == CHOICE_AUTO) return 0;
+    if (error->n_problems || !out->tools) return 0;
+    if (chosen == CHOICE_AUTO) return context->grammars && !out->job.grammar && has_tagged_json(source) ? guide_calls(out, context) : 0;
     return force_call(out, context, name, error);
 }

@@ -93,11 +93,20 @@ void weir_grammars_close(weir_grammars **handle) {
 
 /* ---- grammars --------------------------------------------------------------------------------------------------------- */
 
+static int compile_tagged(grammar **out, const char *text, size_t n_bytes, weir_error *err) {
+    const char *end = text + n_bytes, *first = memchr(text, '\n', n_bytes);
+    const char *second = first ? memchr(first + 1, '\n', (size_t)(end - first - 1)) : NULL;
+    FAIL_IF(second == NULL || second == first + 1, err, WEIR_E_FORMAT, NULL, "two lines with the tags must stand before the schema");
+    const grammar_frame_tags tags = {first > text ? text : NULL, first + 1, (size_t)(first - text), (size_t)(second - first - 1)};
+    return grammar_compile_tagged(out, second + 1, (size_t)(end - second - 1), &tags, err);
+}
+
 static int compile(grammar **out, weir_grammar_kind kind, const char *text, size_t n_bytes, weir_error *err) {
     switch (kind) {
     case WEIR_GRAMMAR_JSON_SCHEMA: return grammar_compile_json_schema(out, text, n_bytes, err);
     case WEIR_GRAMMAR_JSON_OBJECT: return grammar_compile_json_object(out, err);
     case WEIR_GRAMMAR_REGEX: return grammar_compile_regex(out, text, n_bytes, err);
+    case WEIR_GRAMMAR_TAGGED: return compile_tagged(out, text, n_bytes, err);
     case WEIR_GRAMMAR_GBNF: return grammar_compile_gbnf(out, text, n_bytes, err);
     }
     FAIL(err, WEIR_E_INVALID, "kind", "%d is no kind of grammar", (int)kind);

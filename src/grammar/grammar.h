@@ -43,6 +43,13 @@ int grammar_compile_regex(grammar **out, const char *pattern, size_t n_bytes, we
  * have at most 18 digits before the point. A keyword that constrains and is not understood is WEIR_E_UNSUPPORTED; annotations
  * and unknown words are ignored, as the standard wants. */
 int grammar_compile_json_schema(grammar **out, const char *text, size_t n_bytes, weir_error *err);
+/* Values of the schema in tags, of which the first has been opened already: VALUE close (open VALUE close)*, with up to two line ends
+ * or spaces beside each value and tag; without `open` (NULL) one value only. */
+typedef struct grammar_frame_tags {
+    const char *open, *close;
+    size_t n_open, n_close;
+} grammar_frame_tags;
+int grammar_compile_tagged(grammar **out, const char *text, size_t n_bytes, const grammar_frame_tags *tags, weir_error *err);
 /* Any JSON object (response_format json_object). */
 int grammar_compile_json_object(grammar **out, weir_error *err);
 void grammar_close(grammar **g);

@@ -637,7 +637,21 @@ static void compile_alternative(expansion *x, const conjunction *k) {
 
 /* ---- the whole ---------------------------------------------------------------------------------------------------------- */
 
-static int compile_document(grammar_builder *b, const json_t *root, grammar **out) {
+/* See grammar_compile_tagged. */
+static uint32_t tagged_rule(grammar_builder *b, uint32_t value, const grammar_frame_tags *tags) {
+    const expr *space = grammar_repeat(b, grammar_alt2(b, grammar_text(b, " "), grammar_text(b, "\n")), 0, 2);
+    const expr *body = grammar_seq4(b, space, grammar_call(b, value), space, grammar_literal(b, tags->close, tags->n_close));
+    const expr *whole = body;
+    if (tags->open) {
+        const expr *more = grammar_seq4(b, space, grammar_literal(b, tags->open, tags->n_open), body, NULL);
+        whole = grammar_seq4(b, body, grammar_repeat(b, more, 0, NO_BOUND), NULL, NULL);
+    }
+    const uint32_t r = grammar_rule_new(b, "calls");
+    grammar_rule_define(b, r, grammar_seq4(b, whole, space, NULL, NULL));
+    return r;
+}
+
+static int compile_document(grammar_builder *b, const json_t *root, const grammar_frame_tags *tags, grammar **out) {
     schema_compiler c = {.b = b, .root = root};
     const expr *space = grammar_optional(b, grammar_text(b, " "));
     c.separator = grammar_seq4(b, grammar_text(b, ","), space, NULL, NULL);
@@ -651,10 +665,12 @@ static int compile_document(grammar_builder *b, const json_t *root, grammar **ou
         expand(&x, copy_of(&c, &at.ordered), 0, 0, 0);
         grammar_rule_define(b, at.rule, grammar_alt(b, &x.out));
     }
-    return grammar_finish(b, b->code ? 0 : c.rules[0].rule, false, out);
+    uint32_t start_rule = b->code ? 0 : c.rules[0].rule;
+    if (tags && b->code == 0) start_rule = tagged_rule(b, start_rule, tags);
+    return grammar_finish(b, start_rule, false, out);
 }
 
-static int compile_text(grammar **out, const char *text, size_t n_bytes, weir_error *err) {
+static int compile_text(grammar **out, const char *text, size_t n_bytes, const grammar_frame_tags *tags, weir_error *err) {
     grammar_builder b;
     json_error_t error;
     *out = NULL;
@@ -666,17 +682,21 @@ static int compile_text(grammar **out, const char *text, size_t n_bytes, weir_er
     grammar_builder_init(&b, err);
     if (!json_is_object(root) && !json_is_boolean(root))
         grammar_fail(&b, WEIR_E_FORMAT, NULL, "a schema must be an object or a boolean");
-    const int code = b.code ? b.code : compile_document(&b, root, out);
+    const int code = b.code ? b.code : compile_document(&b, root, tags, out);
     json_decref(root);
     grammar_builder_free(&b);
     return code;
 }
 
 int grammar_compile_json_schema(grammar **out, const char *text, size_t n_bytes, weir_error *err) {
-    return compile_text(out, text, n_bytes, err);
+    return compile_text(out, text, n_bytes, NULL, err);
+}
+
+int grammar_compile_tagged(grammar **out, const char *text, size_t n_bytes, const grammar_frame_tags *tags, weir_error *err) {
+    return compile_text(out, text, n_bytes, tags, err);
 }
 
 int grammar_compile_json_object(grammar **out, weir_error *err) {
     static const char any_object[] = "{\"type\":\"object\"}";
-    return compile_text(out, any_object, sizeof any_object - 1, err);
+    return compile_text(out, any_object, sizeof any_object - 1, NULL, err);
 }

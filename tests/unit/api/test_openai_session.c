@@ -397,8 +397,64 @@ static void native_information(void **state) {
     buf_free(&out);
 }
 
+/* ---- calls and reasoning ------------------------------------------------------------------------------------------------- */
+
+#define ADD "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"add\"}}]"
+#define ASK "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
+
+static void calls_and_reasoning_have_their_members(void **state) {
+    (void)state;
+    const char *const *const scripts[] = {SCRIPT("t:<thi", "t:nk>Hm", "t:m.</think>\n", "t:Ok. <tool_call>{\"name\":\"add\",", "t:\"arguments\":{\"a\":1}}</tool_call>",
+                                                 "t:<tool_call>{\"name\":\"add\"}</tool_call>", "end:eos")};
+    fake_set_chat_template("<think></think><tool_call>");
+    static const struct {
+        const char *fields;
+        size_t n_calls;
+        const char *content, *reasoning, *finish;
+    } cases[] = {
+        {ADD, 2, "Ok.", "Hmm.", "tool_calls"},
+        {ADD ",\"parallel_tool_calls\":false", 1, "Ok.", "Hmm.", "tool_calls"},
+        {ADD ",\"reasoning_format\":\"none\"", 2, "<think>Hmm.</think>\nOk.", NULL, "tool_calls"},
+        {"\"n\":1", 0, "Ok. <tool_call>{\"name\":\"add\",\"arguments\":{\"a\":1}}</tool_call><tool_call>{\"name\":\"add\"}</tool_call>", "Hmm.", "stop"},
+        {ADD ",\"tool_choice\":\"none\",\"reasoning_format\":\"none\"", 0, NULL, NULL, "stop"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char body[400];
+        snprintf(body, sizeof body, "{" ASK ",%s}", cases[i].fields);
+        fake_set_scripts(scripts, 1);
+        player p = start(OPENAI_CHAT, body);
+        while (play_round(&p)) {}
+        assert_int_equal(p.status, 200);
+        json_t *answer = json_loadb(p.out.data, p.out.n_bytes, 0, NULL);
+        const json_t *choice = json_array_get(json_object_get(answer, "choices"), 0), *message = json_object_get(choice, "message");
+        assert_string_equal(json_string_value(json_object_get(choice, "finish_reason")), cases[i].finish);
+        assert_int_equal(json_array_size(json_object_get(message, "tool_calls")), cases[i].n_calls);
+        if (cases[i].content) assert_string_equal(json_string_value(json_object_get(message, "content")), cases[i].content);
+        if (cases[i].reasoning) assert_string_equal(json_string_value(json_object_get(message, "reasoning_content")), cases[i].reasoning);
+        else assert_null(json_object_get(message, "reasoning_content"));
+        const json_t *function = json_object_get(json_array_get(json_object_get(message, "tool_calls"), 0), "function");
+        if (function) assert_string_equal(json_string_value(json_object_get(function, "arguments")), "{\"a\":1}");
+        json_decref(answer);
+        close_player(&p);
+        /* Streamed: the same members, piece by piece. */
+        snprintf(body, sizeof body, "{" ASK ",\"stream\":true,%s}", cases[i].fields);
+        fake_set_scripts(scripts, 1);
+        p = start(OPENAI_CHAT, body);
+        while (play_round(&p)) {}
+        buf_putc(&p.out, '\0');
+        size_t n_calls = 0;
+        for (const char *at = p.out.data; (at = strstr(at, "\"type\":\"function\"")); at++) n_calls++;
+        assert_int_equal(n_calls, cases[i].n_calls);
+        assert_int_equal(strstr(p.out.data, "\"reasoning_content\":\"Hm\"") != NULL, cases[i].reasoning != NULL);
+        assert_non_null(strstr(p.out.data, cases[i].finish));
+        close_player(&p);
+    }
+    fake_set_chat_template(NULL);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(calls_and_reasoning_have_their_members, setup, teardown),
         cmocka_unit_test_setup_teardown(streams_keep_their_order, setup, teardown),
         cmocka_unit_test_setup_teardown(whole_answers, setup, teardown),
         cmocka_unit_test_setup_teardown(seeds_of_batches, setup, teardown),

@@ -132,6 +132,38 @@ static void a_grammar_waits_for_its_text(void **state) {
     weir_grammars_close(&grammars);
 }
 
+static void tagged_values_may_follow_each_other(void **state) {
+    (void)state;
+    fixture f;
+    weir_grammars *grammars = open_grammars();
+    weir_grammar *one = compile(grammars, WEIR_GRAMMAR_TAGGED, "\n</c>\n{\"type\":\"boolean\"}"),
+                 *more = compile(grammars, WEIR_GRAMMAR_TAGGED, "<c>\n</c>\n{\"enum\":[1,22]}"), *wrong = NULL;
+    weir_error err = {0};
+    assert_int_equal(weir_grammar_open(&wrong, grammars, WEIR_GRAMMAR_TAGGED, "<c>\n\n{}", 7, &err), WEIR_E_FORMAT);
+    open_engine(&f, -1, 4);
+    int n_several = 0;
+    for (int32_t first = 'a'; first < 'z'; first++) {
+        reply r = said(&f, one, NULL, first, 40, 3);
+        char *text = r.text.data;
+        assert_int_equal(r.end.stop_reason, WEIR_STOP_EOS);
+        text += strspn(text, " \n");
+        assert_true(strncmp(text, "true", 4) == 0 || strncmp(text, "false", 5) == 0);
+        text += strcspn(text, " \n<");
+        text += strspn(text, " \n");
+        assert_memory_equal(text, "</c>", 4);
+        assert_int_equal(strspn(text + 4, " \n"), strlen(text + 4));
+        reply_free(&r);
+        r = said(&f, more, NULL, first, 60, 3);
+        n_several += strstr(r.text.data, "<c>") != NULL;
+        reply_free(&r);
+    }
+    assert_true(n_several > 0);
+    fixture_close(&f);
+    weir_grammar_close(&one);
+    weir_grammar_close(&more);
+    weir_grammars_close(&grammars);
+}
+
 static void what_the_grammar_needs_may_be_banned(void **state) {
     (void)state;
     fixture f;
@@ -160,6 +192,7 @@ int main(void) {
         cmocka_unit_test(the_answer_is_a_text_of_the_grammar),
         cmocka_unit_test(speculation_changes_nothing),
         cmocka_unit_test(a_grammar_waits_for_its_text),
+        cmocka_unit_test(tagged_values_may_follow_each_other),
         cmocka_unit_test(what_the_grammar_needs_may_be_banned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
