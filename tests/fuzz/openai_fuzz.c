@@ -100,7 +100,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 1) return 0;
     const char *body = (const char *)data + 1;
     unsigned pick = data[0] % 16u; /* ASCII digits and letters reach all */
+    static weir_grammars *grammars; /* kept for all inputs */
     if (openai_context_init(&context, fake_model(), fake_chat((fake_template)(pick % 3u)), 256) < 0) return 0;
+    if (!grammars && weir_grammars_open(&grammars, fake_model(), NULL) < 0) return 0;
+    context.grammars = grammars;
+    fake_set_chat_template(data[0] & 1 ? "<think></think><tool_call></tool_call>" : NULL);
     if (pick >= 3 && pick < 6) {
         buf out = BUF_INIT;
         openai_error error = {0};
