@@ -163,6 +163,31 @@ class Watch(threading.Thread):
                 return
 
 
+def cpu_total_s():
+    """Processor time that all processes of the machine have had."""
+    fields = [int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return (sum(fields[:8]) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
+class Strangers:
+    """`with`: how much of a processor went to others than the server and this program and its children, in `share`."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def own(self):
+        t = os.times()
+        return (self.server.cpu_s() if self.server.pid else 0) + t.user + t.system + t.children_user + t.children_system
+
+    def __enter__(self):
+        self.before = time.monotonic(), cpu_total_s(), self.own()
+        return self
+
+    def __exit__(self, *_):
+        now = time.monotonic(), cpu_total_s(), self.own()
+        self.share = ((now[1] - self.before[1]) - (now[2] - self.before[2])) / max(1e-3, now[0] - self.before[0])
+
+
 def run_plan(server, plan, *arguments, watch=False):
     """The results of the load generator, in the plan's order, each with its line of the plan; None for those that were not started."""
     watcher = Watch(server) if watch else None
