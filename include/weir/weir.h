@@ -181,6 +181,7 @@ void weir_engine_close(weir_engine **engine);
 /* Refuses new jobs from now on (WEIR_E_CLOSED); those that run go on. Any thread. */
 void weir_engine_drain(weir_engine *engine);
 
+
 /* A snapshot of counters, each monotone unless marked as a gauge. Never blocks the engine. Any thread. */
 typedef struct weir_stats {
     uint64_t n_running, n_waiting;         /* gauges: requests */
@@ -357,6 +358,14 @@ void weir_job_release(weir_job **job);
 int64_t weir_job_queue_position(const weir_job *job);
 /* Tokens sampled so far. Any thread. */
 int32_t weir_job_n_output(const weir_job *job);
+
+/* Where a job is, to be shown. */
+typedef struct weir_job_progress {
+    bool running;                         /* it has left the queue and has not ended */
+    int32_t n_prompt, n_output, max_output; /* tokens: of the prompt, sampled so far, to be sampled at most */
+} weir_job_progress;
+/* Any thread. */
+void weir_job_get_progress(const weir_job *job, weir_job_progress *progress);
 
 #ifdef __cplusplus
 }

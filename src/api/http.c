@@ -31,7 +31,6 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/log.h"
 
 enum { DEFAULT_MAX_BODY = 32 << 20, DEFAULT_MAX_HEADER = 32 << 10, DEFAULT_IDLE_S = 60, DEFAULT_STREAM_BUFFER = 256 << 10 };
 enum { MAX_PIPELINED = 64 << 10 }; /* bytes a client may send ahead while a request of its is held */
@@ -77,6 +76,7 @@ struct http_server {
     periodic *periodics;
     http_request *requests;      /* held or streaming */
     size_t n_requests;
+    uint64_t n_seen;             /* requests since the start */
 };
 
 struct http_request {
@@ -84,11 +84,13 @@ struct http_request {
     struct evhttp_request *raw;
     struct evhttp_connection *connection;
     const http_route *route;
+    const char *method;
     char *path, *id;
     struct evkeyvalq query;
     char *body;
     size_t body_bytes;
-    int64_t arrived_us;
+    uint64_t number;
+    access_record record;
     bool held, begun, stalled, in_handler, finished;
     const http_job_handler *handler;
     void *state;
@@ -156,6 +158,7 @@ static void restore_connection(http_request *r) {
 static void request_free(http_request *r) {
     for (ticket *t = r->tickets, *next; t; t = next) {
         next = t->next_of_request;
+        if (!t->ended) access_lost(&r->record, t->job);
         weir_job_release(&t->job);
         http_ticket_free(t);
     }
@@ -165,6 +168,7 @@ static void request_free(http_request *r) {
     else if (r->server->requests == r) r->server->requests = r->next;
     if (r->next) r->next->prev = r->prev;
     r->server->n_requests--;
+    access_log(&r->record, r->method, r->path ? r->path : "", clock_now_us());
     evhttp_clear_headers(&r->query);
     free(r->path);
     free(r->id);
@@ -183,6 +187,7 @@ static void on_connection_closed(struct evhttp_connection *connection, void *arg
     http_request *r = arg;
     evhttp_connection_set_closecb(connection, NULL, NULL);
     r->connection = NULL;
+    r->record.client_gone = true;
     if (r->raw) evhttp_request_free(r->raw); /* ours since http_hold: evhttp only lets go of it */
     r->raw = NULL;
     if (!r->finished) request_finish(r);
@@ -229,12 +234,19 @@ static const char *reason_of(int status) {
     return "Status";
 }
 
+static void note_answer(http_request *r, int status) {
+    r->record.status = status;
+    r->record.headers_us = clock_now_us();
+}
+
 void http_reply(http_request *r, int status, const char *content_type, const char *body, size_t n_bytes) {
     if (r->finished) return;
     if (r->raw == NULL) {
         request_finish(r);
         return;
     }
+    note_answer(r, status);
+    r->record.body_bytes = n_bytes;
     struct evbuffer *out = evbuffer_new();
     /* evhttp would send the body of an answer to HEAD. */
     if (out && n_bytes && evhttp_request_get_command(r->raw) != EVHTTP_REQ_HEAD) evbuffer_add(out, body, n_bytes);
@@ -258,6 +270,7 @@ void http_stream_begin(http_request *r, int status, const char *content_type) {
     http_set_header(r, "Content-Type", content_type);
     http_set_header(r, "Cache-Control", "no-cache");
     r->begun = true;
+    note_answer(r, status);
     if (!r->held) http_hold(r, r->handler, r->state);
     evhttp_send_reply_start(r->raw, status, reason_of(status));
 }
@@ -282,6 +295,7 @@ void http_stream_write(http_request *r, const char *bytes, size_t n_bytes) {
     struct evbuffer *out = evbuffer_new();
     if (out == NULL) return;
     evbuffer_add(out, bytes, n_bytes);
+    r->record.body_bytes += n_bytes;
     evhttp_send_reply_chunk_with_cb(r->raw, out, on_drained, r->server);
     evbuffer_free(out);
     struct bufferevent *bev = r->connection ? evhttp_connection_get_bufferevent(r->connection) : NULL;
@@ -310,6 +324,7 @@ static void request_pump(http_request *r) {
         weir_event event;
         while (!r->finished && !r->stalled && t->job && !t->ended && weir_job_poll(t->job, &event) == 1) {
             t->ended = event.type != WEIR_EVENT_TOKEN;
+            access_event(&r->record, &event, clock_now_us());
             r->handler->on_event(r, r->state, t->index, &event);
         }
     }
@@ -453,7 +468,7 @@ static const char *method_name(enum evhttp_cmd_type type) {
     return "?";
 }
 
-const char *http_method(const http_request *r) { return r->raw ? method_name(evhttp_request_get_command(r->raw)) : "?"; }
+const char *http_method(const http_request *r) { return r->method; }
 
 /* The route for the request; else NULL with *problem 404, or 405 and the methods that the path has in `allow`. */
 static const http_route *find_route(http_request *r, int *problem, void **context, char allow[128]) {
@@ -517,16 +532,18 @@ static void on_request(struct evhttp_request *raw, void *arg) {
         evhttp_send_error(raw, 503, NULL);
         return;
     }
-    *r = (http_request){.server = s, .raw = raw, .connection = evhttp_request_get_connection(raw), .arrived_us = clock_now_us(),
-                        .next = s->requests};
+    *r = (http_request){.server = s, .raw = raw, .connection = evhttp_request_get_connection(raw),
+                        .method = method_name(evhttp_request_get_command(raw)), .record = {.arrived_us = clock_now_us()}, .next = s->requests};
     TAILQ_INIT(&r->query);
     if (s->requests) s->requests->prev = r;
     s->requests = r;
     s->n_requests++;
+    r->number = ++s->n_seen;
     r->in_handler = true;
     int problem;
     void *context = NULL;
     char allow[128] = "";
+    access_set_trace(&r->record, http_header(r, "traceparent"));
     if (!request_read(r)) {
         http_reply(r, 503, NULL, NULL, 0);
     } else {
@@ -555,7 +572,16 @@ const char *http_body(const http_request *r, size_t *n_bytes) {
     return r->body;
 }
 http_server *http_server_of(const http_request *r) { return r->server; }
-int64_t http_arrived_us(const http_request *r) { return r->arrived_us; }
+int64_t http_arrived_us(const http_request *r) { return r->record.arrived_us; }
+const char *http_request_id(const http_request *r) { return r->record.id; }
+uint64_t http_number(const http_request *r) { return r->number; }
+void http_set_request_id(http_request *r, const char *id) { snprintf(r->record.id, sizeof r->record.id, "%s", id); }
+
+void http_each_job(const http_server *s, void (*fn)(const http_request *r, const weir_job *job, void *user), void *user) {
+    for (const http_request *r = s->requests; r; r = r->next)
+        for (const ticket *t = r->tickets; t; t = t->next_of_request)
+            if (t->job && !t->ended) fn(r, t->job, user);
+}
 
 const char *http_peer(const http_request *r) {
     char *address = NULL;
@@ -654,14 +680,14 @@ void http_cancel_jobs(http_server *s) {
             if (t->job && !t->ended) weir_job_cancel(t->job);
 }
 
-void http_drain(http_server *s, int64_t limit_ms) {
+void http_drain(http_server *s, int64_t limit_ms, bool (*busy)(void *user), void *user) {
     const int64_t end_us = clock_now_us() + limit_ms * 1000;
     int64_t leave_us = INT64_MAX; /* 50 ms after the last request */
     while (clock_now_us() < end_us && clock_now_us() < leave_us) {
         const struct timeval tick = {.tv_usec = 5000};
         event_base_loopexit(s->base, &tick);
         event_base_loop(s->base, EVLOOP_NO_EXIT_ON_EMPTY);
-        if (s->n_requests > 0) leave_us = INT64_MAX;
+        if (s->n_requests > 0 || (busy && busy(user))) leave_us = INT64_MAX;
         else if (leave_us == INT64_MAX) leave_us = clock_now_us() + 50 * 1000;
     }
 }

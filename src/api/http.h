@@ -1,5 +1,5 @@
 /* The HTTP server core: one event loop thread, one route table, held requests, streams, and weir jobs whose events are pumped to
- * them. Owns: sockets, HTTP/1.1 (libevent's evhttp), wake-ups from the engine thread, disconnects, slow readers.
+ * them. Owns: sockets, HTTP/1.1 (libevent's evhttp), wake-ups from the engine thread, disconnects, slow readers; one log line a request.
  * Must not know: what any route means, JSON, models. Everything here runs on the loop thread unless said otherwise. */
 #ifndef WEIR_API_HTTP_H
 #define WEIR_API_HTTP_H
@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "api/access.h"
 #include "weir/weir.h"
 
 typedef struct http_server http_server;
@@ -58,10 +59,13 @@ void http_stop(http_server *s);
 /* Closes the listening socket; what is under way goes on. */
 void http_stop_accepting(http_server *s);
 size_t http_n_requests(const http_server *s); /* held or streaming */
+/* Calls fn for every job of every request that has not ended, the newest request first. */
+void http_each_job(const http_server *s, void (*fn)(const http_request *r, const weir_job *job, void *user), void *user);
 /* Asks every job of every request to stop: each answer then ends with its terminal event. Loop thread. */
 void http_cancel_jobs(http_server *s);
-/* After http_run has returned: goes on serving until no request is under way and answers have had 50 ms to leave, limit_ms at most. */
-void http_drain(http_server *s, int64_t limit_ms);
+/* After http_run has returned: goes on serving until no request is under way, `busy` (may be NULL) says false and answers have had 50 ms
+ * to leave; limit_ms at most. */
+void http_drain(http_server *s, int64_t limit_ms, bool (*busy)(void *user), void *user);
 
 /* Runs fn(arg) on the loop thread soon. Any thread. False when out of memory. */
 bool http_post(http_server *s, void (*fn)(void *arg), void *arg);
@@ -79,6 +83,10 @@ const char *http_body(const http_request *r, size_t *n_bytes);     /* NUL-termin
 const char *http_peer(const http_request *r);                      /* address of the client */
 http_server *http_server_of(const http_request *r);
 int64_t http_arrived_us(const http_request *r);                    /* clock_now_us() when the request was complete */
+/* What the log calls the request; "" until it is set. Copied, cut to 63 bytes. */
+const char *http_request_id(const http_request *r);
+void http_set_request_id(http_request *r, const char *id);
+uint64_t http_number(const http_request *r);                       /* 1, 2, ... as they came */
 
 /* ---- responses: exactly one of http_reply or http_stream_begin..end for each request ------------------------------------ */
 

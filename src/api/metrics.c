@@ -4,11 +4,14 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
 
 /* ---- histograms ---------------------------------------------------------------------------------------------------------- */
 
@@ -37,6 +40,10 @@ static const struct {
                          COUNT(request_bounds)},
     [METRICS_DECODE] = {"vllm:request_decode_time_seconds", "Time from the first token to the last.", request_bounds,
                         COUNT(request_bounds)},
+    [METRICS_INFERENCE] = {"vllm:request_inference_time_seconds", "Time from admission to the last token.", request_bounds,
+                           COUNT(request_bounds)},
+    [METRICS_TOKEN_MEAN] = {"vllm:request_time_per_output_token_seconds", "Time from the first token to the last, for each token after the first.",
+                            inter_token_bounds, COUNT(inter_token_bounds)},
     [METRICS_PROMPT_TOKENS] = {"vllm:request_prompt_tokens", "Tokens in a request's prompt.", token_bounds,
                                COUNT(token_bounds)},
     [METRICS_OUTPUT_TOKENS] = {"vllm:request_generation_tokens", "Tokens generated for a request.", token_bounds,
@@ -84,6 +91,8 @@ void metrics_event(metrics *m, metrics_job *job, const weir_event *event, int64_
     metrics_observe(m, METRICS_END_TO_END, seconds(now_us - job->arrived_us));
     metrics_observe(m, METRICS_PREFILL, seconds(timings->prefill_us));
     metrics_observe(m, METRICS_DECODE, seconds(timings->decode_us));
+    metrics_observe(m, METRICS_INFERENCE, seconds(timings->prefill_us) + seconds(timings->decode_us));
+    if (timings->n_output > 1) metrics_observe(m, METRICS_TOKEN_MEAN, seconds(timings->decode_us) / (timings->n_output - 1));
     metrics_observe(m, METRICS_PROMPT_TOKENS, timings->n_prompt);
     metrics_observe(m, METRICS_OUTPUT_TOKENS, timings->n_output);
 }
@@ -137,6 +146,14 @@ static double resident_bytes(void) {
     return read == 2 ? (double)resident * (double)sysconf(_SC_PAGESIZE) : 0;
 }
 
+static double time_s(struct timeval t) { return (double)t.tv_sec + (double)t.tv_usec / 1e6; }
+
+/* Of the process, all threads. */
+static double cpu_seconds(void) {
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? time_s(usage.ru_utime) + time_s(usage.ru_stime) : 0;
+}
+
 /* X(name, type, help, labels, value); `s` is the engine's weir_stats. */
 #define METRICS_TABLE(X)                                                                                                       \
     X("llamacpp:prompt_tokens_total", "counter", "Prompt tokens processed.", "", s->prompt_tokens)                             \
@@ -162,14 +179,21 @@ static double resident_bytes(void) {
     X("vllm:num_requests_waiting", "gauge", "Requests that wait.", model_label, s->n_waiting)                                  \
     X("vllm:kv_cache_usage_perc", "gauge", "Part of the KV cache in use, 0 to 1.", model_label,                                \
       ratio((double)s->kv_tokens_used, (double)s->kv_tokens_total))                                                            \
+    X("vllm:gpu_cache_usage_perc", "gauge", "The same under its older name.", model_label,                                     \
+      ratio((double)s->kv_tokens_used, (double)s->kv_tokens_total))                                                            \
     X("vllm:prompt_tokens_total", "counter", "Prompt tokens processed.", model_label, s->prompt_tokens)                        \
     X("vllm:generation_tokens_total", "counter", "Tokens generated.", model_label, s->output_tokens)                           \
     X("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the cache.", model_label,                      \
-      s->prompt_tokens + s->cached_tokens)                                                                                     \
+      s->queried_tokens)                                                                                                       \
     X("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the cache.", model_label, s->cached_tokens)           \
     X("vllm:spec_decode_num_drafts_total", "counter", "Times that tokens were guessed ahead.", model_label, s->n_drafts)       \
     X("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed ahead.", model_label, s->draft_tokens)             \
     X("vllm:spec_decode_num_accepted_tokens_total", "counter", "Guessed tokens that held.", model_label, s->draft_accepted)    \
+    X("vllm:num_preemptions_total", "counter", "Times that a request gave its part of the KV cache to others.", model_label,   \
+      s->n_preemptions)                                                                                                        \
+    X("weir:recomputed_tokens_total", "counter", "Tokens computed again after that.", "", s->recomputed_tokens)                \
+    X("weir:prefix_cache_tokens", "gauge", "Tokens kept for prompts that begin alike, in no request.", "", s->kv_tokens_kept)  \
+    X("weir:waiting_tokens", "gauge", "Prompt tokens of requests that wait.", "", s->waiting_tokens)                           \
     X("weir:requests_submitted_total", "counter", "Requests accepted into the queue.", "", s->n_submitted)                     \
     X("weir:requests_finished_total", "counter", "Requests that ended well.", "", s->n_finished)                               \
     X("weir:requests_cancelled_total", "counter", "Requests cancelled, for example by a disconnect.", "", s->n_cancelled)      \
@@ -177,6 +201,7 @@ static double resident_bytes(void) {
     X("weir:requests_refused_total", "counter", "Requests refused at submission.", "", s->n_refused)                           \
     X("weir:kv_cache_capacity_tokens", "gauge", "Tokens that the KV cache can hold.", "", s->kv_tokens_total)                  \
     X("weir:log_lines_dropped_total", "counter", "Log lines that the log's reader did not take.", "", log_dropped())           \
+    X("process_cpu_seconds_total", "counter", "Processor time of all threads.", "", cpu_seconds())                             \
     X("process_resident_memory_bytes", "gauge", "Resident memory.", "", resident_bytes())
 
 static void write_scalars(buf *out, const weir_stats *s, const char *model_label) {
@@ -187,19 +212,22 @@ static void write_scalars(buf *out, const weir_stats *s, const char *model_label
 #undef METRICS_WRITE
 }
 
-/* What the KV cache is, as labels of a gauge that is always 1. */
-static void write_cache_config(buf *out, const weir_stats *s, const char *label) {
+/* What the inference extension of the Kubernetes Gateway API reads beside the gauges: what the KV cache is, in labels, and that there are no
+ * adapters. `label` as in write_histogram. */
+static void write_infos(buf *out, const weir_stats *s, const char *label) {
+    write_header(out, "vllm:lora_requests_info", "gauge", "Adapters: there are none; the value is the present time.");
+    buf_printf(out, "vllm:lora_requests_info{%s,max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"} %lld\n", label,
+               (long long)(clock_unix_us() / 1000000));
     if (s->cache_type_k == NULL || s->kv_page_tokens == 0) return;
     const bool same = strcmp(s->cache_type_k, s->cache_type_v) == 0;
-    write_header(out, "vllm:cache_config_info", "gauge", "The KV cache, in labels.");
+    write_header(out, "vllm:cache_config_info", "gauge", "The KV cache: tokens in a block, blocks, types.");
     buf_printf(out, "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%llu\",cache_dtype=\"%s%s%s\"} 1\n", label, s->kv_page_tokens,
                (unsigned long long)(s->kv_tokens_total / s->kv_page_tokens), s->cache_type_k, same ? "" : "/", same ? "" : s->cache_type_v);
 }
 
 /* `label` is model_name="..." without braces. */
-static void write_histogram(buf *out, const metrics *m, metrics_series series, const char *label) {
+static void write_histogram(buf *out, const metrics *m, metrics_series series, const char *name, const char *label) {
     const metrics_histogram *histogram = &m->series[series];
-    const char *name = series_table[series].name;
     size_t n = series_table[series].n_bounds;
     uint64_t below = 0;
     write_header(out, name, "histogram", series_table[series].help);
@@ -226,12 +254,13 @@ void metrics_write(buf *out, const metrics *m, const weir_stats *stats, const ch
         out->failed = true;
     } else {
         write_scalars(out, stats, braced.data);
-        write_cache_config(out, stats, label.data);
+        write_infos(out, stats, label.data);
         write_header(out, "vllm:request_success_total", "counter", "Requests ended, by reason.");
         for (size_t i = 0; i < COUNT(finished_names); i++)
             buf_printf(out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", label.data, finished_names[i],
                        (unsigned long long)m->finished[i]);
-        for (int i = 0; i < METRICS_N_SERIES; i++) write_histogram(out, m, (metrics_series)i, label.data);
+        for (int i = 0; i < METRICS_N_SERIES; i++) write_histogram(out, m, (metrics_series)i, series_table[i].name, label.data);
+        write_histogram(out, m, METRICS_INTER_TOKEN, "vllm:time_per_output_token_seconds", label.data); /* its older name */
     }
     buf_free(&label);
     buf_free(&braced);

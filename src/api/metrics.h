@@ -22,6 +22,8 @@ typedef enum metrics_series {
     METRICS_QUEUE,         /* seconds in the queue */
     METRICS_PREFILL,       /* seconds of prefill */
     METRICS_DECODE,        /* seconds of decode */
+    METRICS_INFERENCE,     /* seconds of prefill and decode */
+    METRICS_TOKEN_MEAN,    /* seconds of decode for each token of one request after its first */
     METRICS_PROMPT_TOKENS, /* of one request */
     METRICS_OUTPUT_TOKENS, /* of one request */
     METRICS_N_SERIES

@@ -207,11 +207,23 @@ void native_write_props(buf *out, const native_info *info) {
     buf_putc(out, '}');
 }
 
-void native_write_slots(buf *out, const native_info *info, uint64_t n_running) {
+static void write_slot(buf *out, const native_slot *s) {
+    const int32_t n_left = s->progress.max_output - s->progress.n_output;
+    buf_printf(out, ",\"id_task\":%llu,\"request_id\":", (unsigned long long)s->number);
+    openai_write_text(out, s->request_id);
+    buf_printf(out, ",\"seconds\":%.3f,\"n_prompt_tokens\":%d,\"next_token\":[{\"has_next_token\":%s,\"n_remain\":%d,\"n_decoded\":%d}]",
+               s->seconds, s->progress.n_prompt, n_left > 0 ? "true" : "false", n_left, s->progress.n_output);
+}
+
+void native_write_slots(buf *out, const native_info *info, const native_slot *slots, size_t n, uint64_t n_running) {
     buf_putc(out, '[');
-    for (int32_t i = 0; i < info->n_slots; i++)
-        buf_printf(out, "%s{\"id\":%d,\"n_ctx\":%d,\"is_processing\":%s}", i ? "," : "", i, info->context->n_ctx,
-                   (uint64_t)i < n_running ? "true" : "false");
+    for (int32_t i = 0; i < info->n_slots; i++) {
+        const bool known = (size_t)i < n;
+        buf_printf(out, "%s{\"id\":%d,\"n_ctx\":%d,\"is_processing\":%s", i ? "," : "", i, info->context->n_ctx,
+                   known || (uint64_t)i < n_running ? "true" : "false");
+        if (known) write_slot(out, &slots[n - 1 - (size_t)i]);
+        buf_putc(out, '}');
+    }
     buf_putc(out, ']');
 }
 

@@ -13,6 +13,14 @@ typedef struct native_info {
     int32_t n_slots;   /* requests that run at once */
 } native_info;
 
+/* A job that runs. */
+typedef struct native_slot {
+    const char *request_id;
+    uint64_t number; /* of the request, as they came */
+    weir_job_progress progress;
+    double seconds;  /* since its request came */
+} native_slot;
+
 /* Each appends one JSON object to `out` and returns 0; or a negative code with *error filled and `out` untouched. */
 
 /* {"content": string or array of strings and ids, "add_special", "parse_special", "with_pieces"} -> {"tokens": [...]} */
@@ -23,8 +31,8 @@ int native_detokenize(buf *out, const openai_context *context, const char *body,
 int native_apply_template(buf *out, const openai_context *context, const char *body, size_t n_bytes, openai_error *error);
 
 void native_write_props(buf *out, const native_info *info);
-/* Slots are numbers only: `n_running` of them are shown as busy. */
-void native_write_slots(buf *out, const native_info *info, uint64_t n_running);
+/* Slots are numbers only: `n_running` of them are shown as busy, the first n with what is known of slots[n] (the newest first). */
+void native_write_slots(buf *out, const native_info *info, const native_slot *slots, size_t n, uint64_t n_running);
 void native_write_models(buf *out, const native_info *info);
 void native_write_model(buf *out, const native_info *info);
 

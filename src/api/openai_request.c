@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 
-enum { MAX_STOPS = 16, MAX_STOP_BYTES = 1024, MAX_TOP_LOGPROBS = 20, MAX_N = 128, MAX_LOGIT_BIAS = 4096 };
+enum { MAX_STOPS = 16, MAX_STOP_BYTES = 1024, MAX_TOP_LOGPROBS = 20, MAX_N = 128, MAX_LOGIT_BIAS = 4096, MAX_TIMEOUT_S = 7 * 24 * 3600 };
 
 /* OpenAI's documented default of the completions endpoint; a chat answer goes on until it ends. */
 enum { COMPLETION_MAX_TOKENS = 16 };
@@ -111,6 +111,9 @@ static void decode_numbers(openai_request *out, openai_error *error) {
     if (out->endpoint == OPENAI_CHAT && out->job.max_tokens == 0)
         openai_error_add(error, 400, "invalid_value", "max_tokens",
                          "'max_tokens' must be at least 1 (or -1 for no limit), not 0");
+
+    double seconds;
+    if (openai_get_number(out->body, "timeout", 0, MAX_TIMEOUT_S, true, &seconds, error)) out->job.timeout_ms = (int64_t)ceil(seconds * 1000);
 
     int64_t value = -1;
     if (openai_get_integer(out->body, "priority", INT32_MIN, INT32_MAX, &value, error)) out->job.priority = (int32_t)value;

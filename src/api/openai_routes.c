@@ -56,24 +56,41 @@ static bool id_is_fit(const char *id) {
     return length > 0 && length < 64;
 }
 
-void openai_request_id(http_request *r, char *out, size_t capacity) {
+void openai_request_id(http_request *r) {
     const char *given = http_header(r, "X-Request-Id");
+    char fresh[32] = "req-";
     unsigned char random[12] = {0};
-    if (id_is_fit(given)) {
-        snprintf(out, capacity, "%s", given);
-    } else {
-        int length = snprintf(out, capacity, "req-");
+    if (!id_is_fit(given)) {
+        int length = (int)strlen(fresh);
         if (getrandom(random, sizeof random, GRND_NONBLOCK) < 0) memcpy(random, &(int64_t){clock_unix_us()}, sizeof(int64_t));
         for (size_t i = 0; i < sizeof random; i++)
-            length += snprintf(out + length, capacity - (size_t)length, "%02x", random[i]);
+            length += snprintf(fresh + length, sizeof fresh - (size_t)length, "%02x", random[i]);
+        given = fresh;
     }
-    http_set_header(r, "X-Request-Id", out);
+    http_set_request_id(r, given);
+    http_set_header(r, "X-Request-Id", given);
+}
+
+static uint64_t n_ended(const weir_stats *s) { return s->n_finished + s->n_cancelled + s->n_failed; }
+
+void openai_api_tick(openai_api *api) {
+    weir_stats stats;
+    if (!api->engine) return;
+    weir_engine_get_stats(api->engine, &stats);
+    retry_sample(&api->rate, n_ended(&stats), clock_now_us());
+}
+
+static void set_retry_after(http_request *r, const openai_api *api) {
+    weir_stats stats;
+    char text[16];
+    weir_engine_get_stats(api->engine, &stats);
+    snprintf(text, sizeof text, "%d", retry_after_s(&api->rate, stats.n_waiting, n_ended(&stats), clock_now_us()));
+    http_set_header(r, "Retry-After", text);
 }
 
 void openai_reply_error(http_request *r, const openai_error *error) {
     buf body = BUF_INIT;
     openai_error_write(&body, error);
-    if (error->status == 429) http_set_header(r, "Retry-After", "1");
     if (body.failed)
         http_reply(r, 503, JSON_TYPE, no_memory_body, strlen(no_memory_body));
     else
@@ -141,12 +158,12 @@ static void on_close(void *state) {
 static const http_job_handler completion_handler = {.on_event = on_event, .on_close = on_close};
 
 /* Submits the session's jobs; false, with *error filled, when one is refused. */
-static bool submit_jobs(http_request *r, const completion *c, const char *request_id, openai_error *error) {
+static bool submit_jobs(http_request *r, const completion *c, openai_error *error) {
     for (size_t i = 0; i < openai_session_n_jobs(c->session); i++) {
         weir_request job;
         weir_error cause = {0};
         openai_session_job(c->session, i, &job);
-        job.request_id = request_id;
+        job.request_id = http_request_id(r);
         int result = http_job_submit(r, c->api->engine, &job, (int32_t)i, &cause);
         if (result >= 0) continue;
         cause.code = result;
@@ -158,9 +175,7 @@ static bool submit_jobs(http_request *r, const completion *c, const char *reques
 
 static void complete(http_request *r, openai_api *api, openai_endpoint endpoint) {
     openai_error error = {0};
-    char request_id[64];
     size_t n_bytes;
-    openai_request_id(r, request_id, sizeof request_id);
     if (!openai_ready(r, api)) return;
     const char *body = http_body(r, &n_bytes);
     completion *c = calloc(1, sizeof *c);
@@ -175,7 +190,8 @@ static void complete(http_request *r, openai_api *api, openai_endpoint endpoint)
         return;
     }
     http_hold(r, &completion_handler, c); /* from here on the request owns c */
-    if (!submit_jobs(r, c, request_id, &error)) {
+    if (!submit_jobs(r, c, &error)) {
+        if (error.status == 429) set_retry_after(r, api);
         openai_reply_error(r, &error);
         return;
     }
@@ -200,8 +216,6 @@ static void handle_completion(http_request *r, void *context) {
 
 static void handle_models(http_request *r, void *context) {
     openai_api *api = context;
-    char request_id[64];
-    openai_request_id(r, request_id, sizeof request_id);
     if (!openai_ready(r, api)) return;
     buf body = BUF_INIT;
     native_write_models(&body, &api->info);
@@ -211,8 +225,6 @@ static void handle_models(http_request *r, void *context) {
 
 static void handle_model(http_request *r, void *context) {
     openai_api *api = context;
-    char request_id[64];
-    openai_request_id(r, request_id, sizeof request_id);
     if (!openai_ready(r, api)) return;
     if (strcmp(http_id(r), api->alias) != 0) {
         openai_error error = {0};

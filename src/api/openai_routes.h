@@ -7,6 +7,7 @@
 #include "api/metrics.h"
 #include "api/native_body.h"
 #include "api/openai_session.h"
+#include "api/retry.h"
 
 /* The context of both tables. */
 typedef struct openai_api {
@@ -14,6 +15,7 @@ typedef struct openai_api {
     openai_service service;
     native_info info;
     metrics metrics;     /* other routes' jobs may be observed here too */
+    retry_rate rate;
     weir_engine *engine; /* NULL while the model loads */
     char *alias;
     buf scratch; /* what one event or answer writes */
@@ -31,8 +33,10 @@ int openai_api_start(openai_api *api, const weir_model *model, const weir_chat *
 /* After http_close: sessions refer to it. */
 void openai_api_close(openai_api **api);
 
-/* Sets X-Request-Id of the answer: the client's, or a fresh one, which is written to out[capacity] (64 are enough). */
-void openai_request_id(http_request *r, char *out, size_t capacity);
+/* Gives the request an id, the client's X-Request-Id or a fresh one, and the answer a header with it. */
+void openai_request_id(http_request *r);
+/* Call about once a second. */
+void openai_api_tick(openai_api *api);
 /* False, and a 503 was sent, while the model loads. */
 bool openai_ready(http_request *r, const openai_api *api);
 /* Answers with *error in OpenAI's shape. */

@@ -50,6 +50,7 @@ static int open_parsers(openai_session *session) {
 static int prepare(openai_session *session, openai_endpoint endpoint, const char *body, size_t n_bytes, openai_error *error) {
     const openai_service *service = session->service;
     TRY(openai_request_decode(&session->request, service->context, endpoint, body, n_bytes, error));
+    if (session->request.job.timeout_ms == 0) session->request.job.timeout_ms = service->timeout_ms;
     TRY(openai_request_tokenize(&session->request, service->context, error));
     TRY(openai_reply_init(&session->reply, &session->request, service->context->model, service->alias));
     size_t n_choices = session->request.n_prompts * (size_t)session->request.n;

@@ -15,6 +15,7 @@ typedef struct openai_service {
     const openai_context *context;
     metrics *metrics;  /* may be NULL */
     const char *alias; /* the model's name in answers */
+    int64_t timeout_ms; /* of requests that name none; 0 = unlimited */
 } openai_service;
 
 /* Decodes and tokenises body[n_bytes], which arrived at `arrived_us` (clock_now_us). On success *out is owned by the caller. On

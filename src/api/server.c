@@ -12,10 +12,11 @@
 #include "api/openai_routes.h"
 #include "api/worker.h"
 #include "api/worker_wire.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 
-enum { TICK_MS = 1000, DRAIN_MS = 1500, DEFAULT_HEARTBEAT_MS = 30 * 1000 };
+enum { TICK_MS = 1000, CANCEL_MS = 1500, DEFAULT_HEARTBEAT_MS = 30 * 1000 };
 
 struct api_server {
     arena memory; /* of the options' strings */
@@ -43,8 +44,10 @@ static void set_correlation_id(http_request *r) {
         bool hyphen = i == 8 || i == 13 || i == 18 || i == 23;
         valid = hyphen ? given[i] == '-' : strchr("0123456789abcdefABCDEF", given[i]) != NULL;
     }
-    if (valid) http_set_header(r, "X-Correlation-ID", given);
-    else if (worker_uuid(fresh)) http_set_header(r, "X-Correlation-ID", fresh);
+    if (!valid) given = worker_uuid(fresh) ? fresh : NULL;
+    if (given == NULL) return;
+    http_set_header(r, "X-Correlation-ID", given);
+    http_set_request_id(r, given);
 }
 
 static void reply_json_text(http_request *r, int status, const char *json) { http_reply(r, status, "application/json", json, strlen(json)); }
@@ -81,6 +84,8 @@ static bool on_every_request(http_request *r, const http_route *route, int probl
     static const char wrong_type[] = "Expected request with `Content-Type: application/json`";
     api_server *s = context;
     set_correlation_id(r);
+    if (route && !worker_owns_route(route)) openai_request_id(r);
+    if (s->worker.draining) http_set_header(r, "Connection", "close");
     if (!authorize(s, r, route)) return false;
     const char *text = problem == 413 ? too_large : problem == 415 ? wrong_type : NULL;
     if (text && worker_owns_route(route)) {
@@ -142,12 +147,14 @@ static void on_tick(void *context) {
     s->worker.done_bytes = atomic_load(&s->done_bytes);
     s->worker.total_bytes = atomic_load(&s->total_bytes);
     worker_sweep(&s->worker);
+    openai_api_tick(s->openai);
     worker_tell_progress(&s->worker);
 }
 
 static int open_server(api_server *s, const api_server_options *options, weir_error *err) {
     TRY(copy_options(s, options, err));
     TRY(openai_api_open(&s->openai, s->options.model_alias, err));
+    s->openai->service.timeout_ms = s->options.timeout_ms;
     const http_route *const tables[] = {worker_routes, openai_routes, native_routes};
     void *const contexts[] = {&s->worker, s->openai, s->openai};
     const size_t n_tables = sizeof tables / sizeof tables[0];
@@ -242,15 +249,38 @@ void api_server_set_progress(api_server *s, uint64_t done_bytes, uint64_t total_
 
 /* ---- running ---------------------------------------------------------------------------------------------------------- */
 
+static bool jobs_remain(void *context) {
+    const api_server *s = context;
+    weir_stats stats;
+    weir_engine_get_stats(s->worker.engine, &stats);
+    return stats.n_running + stats.n_waiting > 0;
+}
+
+/* Lets the jobs that were accepted end. */
+static void drain(api_server *s) {
+    const int64_t begin_us = clock_now_us();
+    weir_stats stats;
+    weir_engine_get_stats(s->worker.engine, &stats);
+    log_field fields[] = {LOG_NUMBER("running", stats.n_running), LOG_NUMBER("waiting", stats.n_waiting),
+                          LOG_NUMBER("limit_ms", s->options.drain_ms)};
+    log_event(LOG_INFO, "draining", fields, 3);
+    http_drain(s->http, s->options.drain_ms, jobs_remain, s);
+    weir_engine_get_stats(s->worker.engine, &stats);
+    log_field after[] = {LOG_NUMBER("cancelled", stats.n_running + stats.n_waiting), LOG_NUMBER("ms", (double)(clock_now_us() - begin_us) / 1e3)};
+    log_event(LOG_INFO, "drained", after, 2);
+}
+
 int api_server_run(api_server *s, weir_error *err) {
     (void)err;
     http_run(s->http);
     atomic_store(&s->stopping, true);
-    http_stop_accepting(s->http);
+    s->worker.draining = true;
     if (s->worker.engine) weir_engine_drain(s->worker.engine);
+    if (s->worker.engine && s->options.drain_ms > 0) drain(s);
+    http_stop_accepting(s->http);
     http_cancel_jobs(s->http);
     worker_cancel_unread(&s->worker);
-    http_drain(s->http, DRAIN_MS);
+    http_drain(s->http, CANCEL_MS, NULL, NULL);
     heartbeat_stop(&s->heartbeat);
     return 0;
 }

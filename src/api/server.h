@@ -20,6 +20,8 @@ typedef struct api_server_options {
     const char *const *api_keys; /* accepted bearer tokens; none = no authentication */
     size_t n_api_keys;
     size_t max_body;         /* bytes of a body on OpenAI routes; 0 = 32 MiB */
+    int64_t drain_ms;        /* how long jobs may go on after api_server_stop; 0 = they are cancelled at once */
+    int64_t timeout_ms;      /* of requests that name none; 0 = unlimited */
     int64_t job_ttl_ms;      /* a job whose stream nobody opens is dropped after it; 0 = 10 minutes */
     /* The worker contract's mode: its /health, bearer on all routes but /health, identity and heartbeats. */
     bool worker;
@@ -37,8 +39,9 @@ int api_server_open(api_server **out, const api_server_options *options, weir_er
 int api_server_set_ready(api_server *server, weir_model *model, weir_chat *chat, weir_engine *engine, int32_t n_parallel, weir_error *err);
 /* While loading: what /v1/loading/progress tells. Any thread. */
 void api_server_set_progress(api_server *server, uint64_t done_bytes, uint64_t total_bytes);
-/* Serves until api_server_stop, then stops accepting, cancels what runs (each stream gets its terminal event) and returns when all
- * answers have left, 1.5 s later at the latest. */
+/* Serves until api_server_stop. Then, in this order: /health says 503, new jobs are refused (503), those that were accepted go on for
+ * drain_ms at most, the port is closed, what still runs is cancelled (each stream gets its terminal event). Returns when all answers
+ * have left, 1.5 s after the cancelling at the latest. */
 int api_server_run(api_server *server, weir_error *err);
 /* Ends api_server_run. Any thread; safe in a signal handler. */
 void api_server_stop(api_server *server);

@@ -108,6 +108,7 @@ static int submit(worker_job *j, worker_request *request, weir_error *err) {
         request->job.n_tokens = (size_t)n;
         request->job.notify_user = ticket;
         request->job.request_id = j->id;
+        request->job.timeout_ms = w->options->timeout_ms;
         code = weir_job_submit(w->engine, &request->job, &j->job, err);
     }
     free(tokens);
@@ -189,6 +190,7 @@ static void open_stream(http_request *r, worker_job *j, bool started) {
     weir_error err = {0};
     buf *out = &w->scratch;
     j->reader = r;
+    http_set_request_id(r, j->id);
     http_hold(r, &stream_handler, j);
     http_set_header(r, "Cache-Control", "no-cache");
     http_stream_begin(r, 200, STREAM_TYPE);
@@ -243,6 +245,7 @@ static void refuse_submission(http_request *r, worker_request *request, worker_j
 
 static void answer_dual(http_request *r, const worker_job *j, const char *prefix) {
     buf body = BUF_INIT;
+    http_set_request_id(r, j->id);
     buf_printf(&body, "{\"job_id\":\"%s\",\"sse_url\":\"%s/%s/stream\"}", j->id, prefix, j->id);
     reply_buf(r, 200, JSON_TYPE, &body);
 }
@@ -372,6 +375,7 @@ static void handle_infer(http_request *r, void *context) {
     }
     j->streams = request.stream;
     j->reader = r;
+    http_set_request_id(r, j->id);
     worker_request_free(&request);
     http_hold(r, &infer_handler, j);
     if (j->streams) {
@@ -391,15 +395,18 @@ static void handle_health(http_request *r, void *context) {
         {"{\"error\":{\"message\":\"Loading model\",\"type\":\"unavailable_error\",\"code\":503}}", "{\"status\":\"ok\"}"},
         {"{\"status\":\"unhealthy\"}", "{\"status\":\"healthy\",\"vram_bytes\":0}"},
     };
-    const char *body = bodies[w->options->worker][w->engine != NULL];
-    http_reply(r, w->engine ? 200 : 503, JSON_TYPE, body, strlen(body));
+    static const char ending[] = "{\"error\":{\"message\":\"Shutting down\",\"type\":\"unavailable_error\",\"code\":503}}";
+    const bool ready = w->engine && !w->draining;
+    const char *body = w->draining && !w->options->worker ? ending : bodies[w->options->worker][ready];
+    http_reply(r, ready ? 200 : 503, JSON_TYPE, body, strlen(body));
 }
 
 static void handle_ready(http_request *r, void *context) {
     const worker *w = context;
     static const char ready[] = "{\"ready\":true,\"state\":\"idle\",\"model_loaded\":true}";
     static const char loading[] = "{\"ready\":false,\"state\":\"loading\",\"progress_url\":\"/v1/loading/progress\"}";
-    const char *body = w->engine ? ready : loading;
+    static const char draining[] = "{\"ready\":false,\"state\":\"draining\",\"model_loaded\":true}";
+    const char *body = w->draining ? draining : w->engine ? ready : loading;
     http_reply(r, 200, JSON_TYPE, body, strlen(body));
 }
 

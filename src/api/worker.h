@@ -15,6 +15,7 @@ typedef struct worker {
     api_server *server;   /* for shutdown requests */
     weir_model *model;    /* NULL while it loads, as is the engine */
     weir_engine *engine;
+    bool draining;        /* not ready any more: the server is about to end */
     worker_job *jobs;     /* those whose stream has not ended */
     uint64_t done_bytes, total_bytes, told_bytes; /* of loading */
     http_request *watchers[16];       /* streams of loading progress */

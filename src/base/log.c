@@ -104,9 +104,11 @@ void log_event(log_level level, const char *message, const log_field *fields, si
         } else {
             char clipped[256];
             snprintf(clipped, sizeof clipped, "%s", fields[i].text);
-            if (config.json) puts_(&l, "\"");
-            put_escaped(&l, clipped, config.json);
-            if (config.json) puts_(&l, "\"");
+            /* In the human form only where a reader, or a program, would not see where the value ends. */
+            const bool quoted = config.json || strpbrk(clipped, " \"=");
+            if (quoted) puts_(&l, "\"");
+            put_escaped(&l, clipped, quoted);
+            if (quoted) puts_(&l, "\"");
         }
     }
     if (config.json) {

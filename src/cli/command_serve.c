@@ -201,7 +201,9 @@ int command_serve(const settings *s) {
                                   .port = (uint16_t)s->port,
                                   .model_alias = s->alias ? s->alias : base_name(s->model),
                                   .api_keys = keys,
-                                  .n_api_keys = n_keys};
+                                  .n_api_keys = n_keys,
+                                  .drain_ms = (int64_t)(s->drain_timeout * 1000),
+                                  .timeout_ms = (int64_t)(s->request_timeout * 1000)};
     int code = result < 0 ? command_failed(&err) : serve(s, &options);
     buf_free(&file);
     free(list);

@@ -40,6 +40,7 @@ typedef struct settings {
     /* serve */
     const char *host, *api_key, *api_key_file, *alias;
     int64_t port;
+    double drain_timeout, request_timeout;
     /* log */
     const char *log_format;
     bool verbose, quiet;

@@ -115,6 +115,10 @@ static const option server_rows[] = {
     {"api-key-file", NULL, NULL, OPTION_TEXT, MEMBER(api_key_file), "FILE", NULL, "the same, one key a line"},
     {"alias", NULL, "a", OPTION_TEXT, MEMBER(alias), "NAME", NULL,
      "the model's name in /v1/models and in replies; else the file's name"},
+    {"timeout", NULL, NULL, OPTION_NUMBER, MEMBER(request_timeout), "SECONDS", "0",
+     "time limit of requests that have no field timeout, from their arrival; 0 = none", 0, 7 * 24 * 3600},
+    {"drain-timeout", NULL, NULL, OPTION_NUMBER, MEMBER(drain_timeout), "SECONDS", "25",
+     "after SIGTERM or SIGINT: how long requests that were accepted may go on; 0 = they are cancelled at once", 0, 24 * 3600},
 };
 static const option_group server_group = GROUP("Server", server_rows);
 

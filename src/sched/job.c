@@ -403,7 +403,8 @@ static void log_end(const weir_job *job) {
         failed ? LOG_TEXT("error", weir_code_name(job->error.code)) : LOG_TEXT("stop", reasons[job->terminal.stop_reason]),
         LOG_TEXT("message", job->error.message),
     };
-    log_event(LOG_INFO, failed ? "request failed" : "request finished", fields, 10 + (failed ? 1 : 0));
+    /* Who serves the job has a line of its own for it. */
+    log_event(LOG_DEBUG, failed ? "job failed" : "job finished", fields, 10 + (failed ? 1 : 0));
 }
 
 static void count_end(weir_engine *e, int code) {
@@ -501,4 +502,12 @@ int64_t weir_job_queue_position(const weir_job *job) {
 /* Relaxed: a number to look at, which orders nothing. */
 int32_t weir_job_n_output(const weir_job *job) {
     return atomic_load_explicit(&job->n_output, memory_order_relaxed);
+}
+
+void weir_job_get_progress(const weir_job *job, weir_job_progress *progress) {
+    job_state state = job_get_state(job);
+    *progress = (weir_job_progress){.running = state != JOB_QUEUED && state != JOB_ENDED,
+                                    .n_prompt = job->n_prompt,
+                                    .n_output = weir_job_n_output(job),
+                                    .max_output = job->max_output};
 }

@@ -38,7 +38,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = open(tmp_path / "weir.log", "w+b")
         command = [BINARY, "serve", "-m", MODEL, "--host", "127.0.0.1", "--port", str(self.port), "-c", str(N_CTX),
-                   "--alias", "tiny"]
+                   "--alias", "tiny", "--drain-timeout", "0"]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:

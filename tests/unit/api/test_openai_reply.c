@@ -372,6 +372,11 @@ static void metrics_text(void **state) {
         "vllm:e2e_request_latency_seconds_sum{model_name=\"a\\\"b\\\\c\\nd\"} 0.05",
         "vllm:request_queue_time_seconds_count{model_name=\"a\\\"b\\\\c\\nd\"} 2",
         "vllm:request_prompt_tokens_sum{model_name=\"a\\\"b\\\\c\\nd\"} 10",
+        "vllm:gpu_cache_usage_perc{model_name=\"a\\\"b\\\\c\\nd\"} 0.25",
+        "vllm:cache_config_info{model_name=\"a\\\"b\\\\c\\nd\",block_size=\"32\",num_gpu_blocks=\"32\"} 1",
+        "vllm:time_per_output_token_seconds_count{model_name=\"a\\\"b\\\\c\\nd\"} 2",
+        "# TYPE vllm:request_inference_time_seconds histogram",
+        "# TYPE vllm:request_time_per_output_token_seconds histogram",
     };
     for (size_t i = 0; i < COUNT(lines); i++) expect_line(&out, lines[i]);
     buf_free(&out);

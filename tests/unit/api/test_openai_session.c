@@ -383,9 +383,18 @@ static void native_information(void **state) {
     assert_int_equal(json_integer_value(json_object_get(json_object_get(props, "default_generation_settings"), "n_ctx")), 64);
     json_decref(props);
     buf_clear(&out);
-    native_write_slots(&out, &info, 1);
+    native_write_slots(&out, &info, NULL, 0, 1);
     assert_string_equal(out.data,
                         "[{\"id\":0,\"n_ctx\":64,\"is_processing\":true},{\"id\":1,\"n_ctx\":64,\"is_processing\":false},"
+                        "{\"id\":2,\"n_ctx\":64,\"is_processing\":false}]");
+    buf_clear(&out);
+    const native_slot slots[] = {{"new", 8, {true, 5, 3, 3}, 0.25}, {"a\"b", 7, {true, 20, 2, 10}, 1.5}};
+    native_write_slots(&out, &info, slots, 2, 2);
+    assert_string_equal(out.data,
+                        "[{\"id\":0,\"n_ctx\":64,\"is_processing\":true,\"id_task\":7,\"request_id\":\"a\\\"b\",\"seconds\":1.500,"
+                        "\"n_prompt_tokens\":20,\"next_token\":[{\"has_next_token\":true,\"n_remain\":8,\"n_decoded\":2}]},"
+                        "{\"id\":1,\"n_ctx\":64,\"is_processing\":true,\"id_task\":8,\"request_id\":\"new\",\"seconds\":0.250,"
+                        "\"n_prompt_tokens\":5,\"next_token\":[{\"has_next_token\":false,\"n_remain\":0,\"n_decoded\":3}]},"
                         "{\"id\":2,\"n_ctx\":64,\"is_processing\":false}]");
     buf_clear(&out);
     native_write_models(&out, &info);
