@@ -11,7 +11,7 @@ enum { MAX_HEADER_BYTES = 8192 };
 
 static bool is_blank(char c) { return c == ' ' || c == '\t'; }
 
-auth_result auth_check_key(const char *key, const char *const *tokens, size_t n_tokens) {
+auth_result auth_check_key(const char *key, const char *const *tokens, size_t n_tokens, size_t *which) {
     if (key == NULL || strlen(key) > MAX_HEADER_BYTES) return AUTH_MISSING;
     while (is_blank(*key)) key++;
     size_t n = strlen(key);
@@ -19,16 +19,19 @@ auth_result auth_check_key(const char *key, const char *const *tokens, size_t n_
     if (n == 0) return AUTH_MISSING;
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)key[i] < 0x20 || key[i] == 0x7F) return AUTH_MISSING;
-    bool equal = false;
-    for (size_t i = 0; i < n_tokens; i++) /* all of them, whichever matches */
-        if (strlen(tokens[i]) == n) equal |= CRYPTO_memcmp(tokens[i], key, n) == 0;
-    return equal ? AUTH_OK : AUTH_WRONG;
+    size_t found = 0; /* its number + 1 */
+    for (size_t i = 0; i < n_tokens; i++) { /* all of them, whichever matches */
+        const bool equal = strlen(tokens[i]) == n && CRYPTO_memcmp(tokens[i], key, n) == 0;
+        found |= (i + 1) & (0 - (size_t)(equal && found == 0));
+    }
+    *which = found ? found - 1 : 0;
+    return found ? AUTH_OK : AUTH_WRONG;
 }
 
-auth_result auth_check(const char *header, const char *const *tokens, size_t n_tokens) {
+auth_result auth_check(const char *header, const char *const *tokens, size_t n_tokens, size_t *which) {
     static const char scheme[] = "Bearer ";
     if (header == NULL || strlen(header) > MAX_HEADER_BYTES || strncmp(header, scheme, strlen(scheme)) != 0) return AUTH_MISSING;
-    return auth_check_key(header + strlen(scheme), tokens, n_tokens);
+    return auth_check_key(header + strlen(scheme), tokens, n_tokens, which);
 }
 
 void auth_fingerprint(char out[7], const char *token) {

@@ -93,6 +93,7 @@ struct http_request {
     access_record record;
     bool held, begun, stalled, in_handler, finished;
     const http_job_handler *handler;
+    const http_tenant *tenant; /* or NULL */
     void *state;
     ticket *tickets;
     bufferevent_data_cb saved_read, saved_write;
@@ -342,9 +343,16 @@ static void attach(http_request *r, ticket *t, weir_job *job, int32_t index) {
     *end = t;
 }
 
+void http_set_tenant(http_request *r, const http_tenant *tenant) { r->tenant = tenant; }
+
 int http_job_submit(http_request *r, weir_engine *engine, const weir_request *request, int32_t index, weir_error *err) {
     weir_request copy = *request;
     weir_job *job = NULL;
+    if (r->tenant) {
+        copy.tenant = r->tenant->name;
+        copy.tenant_weight = r->tenant->weight;
+        if (copy.priority < r->tenant->priority) copy.priority = r->tenant->priority;
+    }
     ticket *t = http_job_prepare(r->server, &copy.notify);
     FAIL_IF(t == NULL, err, WEIR_E_NOMEM, NULL, "no memory for a job");
     copy.notify_user = t;

@@ -111,6 +111,14 @@ typedef struct http_job_handler {
     void (*on_close)(void *state);
 } http_job_handler;
 
+/* Whose requests share the machine with others'. Its jobs may not be more important than `priority` (weir_request.priority). */
+typedef struct http_tenant {
+    const char *name;
+    float weight; /* 0 = 1 */
+    int32_t priority;
+} http_tenant;
+/* Jobs that are submitted for the request are the tenant's, which must outlive it. */
+void http_set_tenant(http_request *r, const http_tenant *tenant);
 /* Holds the request: a client that disconnects ends it at once, its jobs cancelled. Call once, before http_job_submit. */
 void http_hold(http_request *r, const http_job_handler *handler, void *state);
 /* Submits a job whose events go to the handler as number `index` (0, 1, ...). Sets the request's notify fields itself.

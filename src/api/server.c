@@ -21,6 +21,8 @@ enum { TICK_MS = 1000, CANCEL_MS = 1500, DEFAULT_HEARTBEAT_MS = 30 * 1000 };
 struct api_server {
     arena memory; /* of the options' strings */
     api_server_options options;
+    const char **keys; /* [options.n_api_keys] */
+    http_tenant *tenants; /* [options.n_api_keys] */
     http_server *http;
     openai_api *openai;
     worker worker;
@@ -62,12 +64,13 @@ static void reply_openai(http_request *r, int status, const char *code, const ch
 static bool authorize(const api_server *s, http_request *r, const http_route *route) {
     const bool contract = s->options.worker || route == NULL || worker_owns_route(route);
     if (s->options.n_api_keys == 0 || (route && (route->flags & HTTP_PUBLIC))) return true;
-    auth_result result = auth_check(http_header(r, "Authorization"), s->options.api_keys, s->options.n_api_keys);
+    size_t which = 0;
+    auth_result result = auth_check(http_header(r, "Authorization"), s->keys, s->options.n_api_keys, &which);
     /* The contract knows bearer tokens only; other clients may send the key as llama-server and Anthropic's clients do. */
     if (result == AUTH_MISSING && !s->options.worker)
-        result = auth_check_key(http_header(r, "X-Api-Key"), s->options.api_keys, s->options.n_api_keys);
+        result = auth_check_key(http_header(r, "X-Api-Key"), s->keys, s->options.n_api_keys, &which);
     switch (result) {
-    case AUTH_OK: return true;
+    case AUTH_OK: http_set_tenant(r, &s->tenants[which]); return true;
     case AUTH_MISSING:
         if (contract) reply_json_text(r, 401, "{\"error\":{\"code\":\"MISSING_API_KEY\",\"message\":\"Missing API key\"}}");
         else reply_openai(r, 401, "invalid_api_key", "Missing API key: send it as Authorization: Bearer <key>");
@@ -116,17 +119,27 @@ static const char *copy(api_server *s, const char *text, const char *missing) {
     return text ? arena_strndup(&s->memory, text, strlen(text)) : NULL;
 }
 
+static int copy_keys(api_server *s, const api_server_options *o, weir_error *err) {
+    s->keys = arena_array(&s->memory, o->n_api_keys + 1, sizeof *s->keys);
+    s->tenants = arena_array(&s->memory, o->n_api_keys + 1, sizeof *s->tenants);
+    FAIL_IF(s->keys == NULL || s->tenants == NULL, err, WEIR_E_NOMEM, NULL, "no memory for the server");
+    for (size_t i = 0; i < o->n_api_keys; i++) {
+        const api_key *k = &o->api_keys[i];
+        char made[20] = "token:";
+        FAIL_IF(k->key == NULL || *k->key == '\0', err, WEIR_E_INVALID, "api_keys", "API key %zu is empty", i);
+        auth_fingerprint(made + 6, k->key);
+        s->keys[i] = copy(s, k->key, NULL);
+        s->tenants[i] = (http_tenant){.name = copy(s, k->name, made), .weight = k->weight, .priority = k->priority};
+        FAIL_IF(s->keys[i] == NULL || s->tenants[i].name == NULL, err, WEIR_E_NOMEM, NULL, "no memory for the server");
+    }
+    return 0;
+}
+
 static int copy_options(api_server *s, const api_server_options *o, weir_error *err) {
     static const char *const none = NULL;
-    const char **keys = arena_array(&s->memory, o->n_api_keys + 1, sizeof *keys);
-    FAIL_IF(keys == NULL, err, WEIR_E_NOMEM, NULL, "no memory for the server");
-    for (size_t i = 0; i < o->n_api_keys; i++) {
-        FAIL_IF(o->api_keys[i] == NULL || *o->api_keys[i] == '\0', err, WEIR_E_INVALID, "api_keys", "API key %zu is empty", i);
-        keys[i] = copy(s, o->api_keys[i], NULL);
-        FAIL_IF(keys[i] == NULL, err, WEIR_E_NOMEM, NULL, "no memory for the server");
-    }
+    TRY(copy_keys(s, o, err));
     s->options = *o;
-    s->options.api_keys = keys;
+    s->options.api_keys = NULL; /* they are in `keys` */
     s->options.host = copy(s, o->host, "127.0.0.1");
     s->options.model_alias = copy(s, o->model_alias, "model");
     s->options.worker_id = copy(s, o->worker_id, "weir");
@@ -181,7 +194,7 @@ int api_server_open(api_server **out, const api_server_options *options, weir_er
     }
     for (size_t i = 0; i < s->options.n_api_keys; i++) {
         char fingerprint[7];
-        auth_fingerprint(fingerprint, s->options.api_keys[i]);
+        auth_fingerprint(fingerprint, s->keys[i]);
         log_write(LOG_INFO, "requests need a bearer token (token:%s)", fingerprint);
     }
     *out = s;

@@ -13,11 +13,19 @@
 
 typedef struct api_server api_server;
 
+/* A bearer token, and whose requests come with it. */
+typedef struct api_key {
+    const char *key;
+    const char *name;  /* keys of one name share one part of the machine; NULL = a name made from the key */
+    float weight;      /* of that part; 0 = 1 */
+    int32_t priority;  /* requests with it may not ask for a lower value, that is, be more important */
+} api_key;
+
 typedef struct api_server_options {
     const char *host;        /* NULL = 127.0.0.1 */
     uint16_t port;           /* 0 = any free one */
     const char *model_alias; /* the model's name for clients; of a worker its model-ref */
-    const char *const *api_keys; /* accepted bearer tokens; none = no authentication */
+    const api_key *api_keys; /* accepted; none = no authentication */
     size_t n_api_keys;
     size_t max_body;         /* bytes of a body on OpenAI routes; 0 = 32 MiB */
     int64_t drain_ms;        /* how long jobs may go on after api_server_stop; 0 = they are cancelled at once */

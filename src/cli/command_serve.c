@@ -12,6 +12,7 @@
 
 #include "api/server.h"
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
 
@@ -167,12 +168,34 @@ static int serve(const settings *s, const api_server_options *options) {
     return EXIT_OK;
 }
 
-/* The keys in `text`, cut in place at commas and line ends. */
-static int cut_keys(char *text, const char **keys, size_t *n, weir_error *err) {
+/* What may stand behind a key in a file: name=NAME weight=X priority=N. */
+static int read_attribute(api_key *key, const char *word, weir_error *err) {
+    char *end = NULL;
+    if (strncmp(word, "name=", 5) == 0 && word[5]) {
+        key->name = word + 5;
+        return 0;
+    }
+    if (strncmp(word, "weight=", 7) == 0) {
+        key->weight = strtof(word + 7, &end);
+        if (end > word + 7 && *end == '\0' && key->weight > 0 && key->weight <= 1e6f) return 0;
+    } else if (strncmp(word, "priority=", 9) == 0) {
+        const long value = strtol(word + 9, &end, 10);
+        key->priority = (int32_t)value;
+        if (end > word + 9 && *end == '\0' && value >= INT32_MIN && value <= INT32_MAX) return 0;
+    }
+    FAIL(err, WEIR_E_INVALID, "api keys", "'%s' is not name=NAME, weight=X (above 0) or priority=N", word);
+}
+
+/* The keys in `text`, cut in place at commas and line ends; in a file a line may go on behind its key, and # begins a remark. */
+static int cut_keys(char *text, bool is_file, api_key *keys, size_t *n, weir_error *err) {
     char *rest = NULL;
-    for (char *key = strtok_r(text, ",\r\n", &rest); key; key = strtok_r(NULL, ",\r\n", &rest)) {
+    for (char *line = strtok_r(text, ",\r\n", &rest); line; line = strtok_r(NULL, ",\r\n", &rest)) {
+        char *words = NULL, *word = is_file ? strtok_r(line, " \t", &words) : line;
+        if (word == NULL || (is_file && *word == '#')) continue;
         FAIL_IF(*n == MAX_KEYS, err, WEIR_E_LIMIT, "api keys", "more than %d", MAX_KEYS);
-        keys[(*n)++] = key;
+        keys[*n] = (api_key){.key = word};
+        while (is_file && (word = strtok_r(NULL, " \t", &words))) TRY(read_attribute(&keys[*n], word, err));
+        ++*n;
     }
     return 0;
 }
@@ -185,15 +208,15 @@ static const char *base_name(const char *path) {
 int command_serve(const settings *s) {
     if (s->model == NULL) return command_misused("serve needs --model FILE");
     log_setup(STDERR_FILENO, strcmp(s->log_format, "json") == 0, s->verbose ? LOG_DEBUG : LOG_INFO);
-    const char *keys[MAX_KEYS];
+    api_key keys[MAX_KEYS];
     size_t n_keys = 0;
     weir_error err = {0};
     buf file = BUF_INIT;
     char *list = s->api_key ? strdup(s->api_key) : NULL;
     int result = s->api_key && list == NULL ? error_set(&err, WEIR_E_NOMEM, "--api-key", "no memory") : 0;
-    if (list) result = cut_keys(list, keys, &n_keys, &err);
+    if (list) result = cut_keys(list, false, keys, &n_keys, &err);
     if (result >= 0 && s->api_key_file) result = command_read_file(s->api_key_file, &file, &err);
-    if (result >= 0 && file.data) result = cut_keys(file.data, keys, &n_keys, &err);
+    if (result >= 0 && file.data) result = cut_keys(file.data, true, keys, &n_keys, &err);
     if (result >= 0 && n_keys == 0 && (s->api_key || s->api_key_file)) {
         result = error_set(&err, WEIR_E_INVALID, s->api_key ? "--api-key" : s->api_key_file, "holds no key");
     }
@@ -215,7 +238,7 @@ int command_serve(const settings *s) {
 static int serve_worker(const settings *s, const char *host, const char *token) {
     if (s->hive_url == NULL && s->queen_url == NULL && s->callback_url == NULL)
         return command_misused("--hive-url URL is missing");
-    const char *keys[1] = {token};
+    const api_key keys[1] = {{.key = token}};
     api_server_options options = {.host = host,
                                   .port = (uint16_t)s->port,
                                   .model_alias = s->model_ref ? s->model_ref : s->model,

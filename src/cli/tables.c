@@ -112,7 +112,7 @@ static const option server_rows[] = {
     {"port", NULL, NULL, OPTION_INTEGER, MEMBER(port), "N", "8080", "port to listen on; 0 = any free one, which the log names",
      0, 65535},
     {"api-key", NULL, NULL, OPTION_TEXT, MEMBER(api_key), "KEY[,KEY...]", NULL, "a request needs one of these bearer tokens"},
-    {"api-key-file", NULL, NULL, OPTION_TEXT, MEMBER(api_key_file), "FILE", NULL, "the same, one key a line"},
+    {"api-key-file", NULL, NULL, OPTION_TEXT, MEMBER(api_key_file), "FILE", NULL, "the same, one key a line, behind it name=NAME, weight=X (its share of the machine) and priority=N as wanted"},
     {"alias", NULL, "a", OPTION_TEXT, MEMBER(alias), "NAME", NULL,
      "the model's name in /v1/models and in replies; else the file's name"},
     {"timeout", NULL, NULL, OPTION_NUMBER, MEMBER(request_timeout), "SECONDS", "0",

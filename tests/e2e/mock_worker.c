@@ -225,7 +225,7 @@ static int open_all(int argc, char **argv, weir_error *err) {
     const char *key = flag(argc, argv, "--api-key", NULL);
     api_server_options o = {.model_alias = "mock", .worker = number(argc, argv, "--worker", 1) != 0, .worker_id = "w-1", .backend = "cpu",
                             .hive_url = flag(argc, argv, "--hive-url", NULL), .queen_url = flag(argc, argv, "--queen-url", NULL),
-                            .callback_url = flag(argc, argv, "--callback-url", NULL), .api_keys = &key, .n_api_keys = key != NULL,
+                            .callback_url = flag(argc, argv, "--callback-url", NULL), .api_keys = &(api_key){.key = key}, .n_api_keys = key != NULL,
                             .heartbeat_ms = number(argc, argv, "--heartbeat-ms", 0), .job_ttl_ms = number(argc, argv, "--job-ttl-ms", 0),
                             .drain_ms = number(argc, argv, "--drain-ms", 0), .timeout_ms = number(argc, argv, "--timeout-ms", 0)};
     sched_backend backend = {.n_vocab = N_VOCAB, .n_ctx = N_CTX, .kv_tokens_total = (int64_t)N_CTX * MAX_ITEMS, .page_tokens = 32, .cache_type_k = "f16",

@@ -31,14 +31,15 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 
 class Server:
-    def __init__(self, tmp_path):
+    def __init__(self, tmp_path, *options):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.headers = {}
         self.log = open(tmp_path / "weir.log", "w+b")
         command = [BINARY, "serve", "-m", MODEL, "--host", "127.0.0.1", "--port", str(self.port), "-c", str(N_CTX),
-                   "--alias", "tiny", "--drain-timeout", "0"]
+                   "--alias", "tiny", "--drain-timeout", "0", *options]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -57,7 +58,7 @@ class Server:
 
     def metric(self, name):
         """The value of a metric's first sample, whatever its labels."""
-        text = requests.get(self.url + "/metrics", timeout=5).text
+        text = requests.get(self.url + "/metrics", timeout=5, headers=self.headers).text
         found = re.search(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
         assert found, f"no {name} in\n{text}"
         return float(found.group(1))
