@@ -149,7 +149,7 @@ def test_metrics():
     # The names that the inference extension of the Kubernetes Gateway API reads when nothing is configured.
     for name in ("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"):
         check(re.search(rf'^{name}{{model_name="mock"}} 0$', text, re.M) is not None, name)
-    blocks = re.search(r'^vllm:cache_config_info{model_name="mock",block_size="32",num_gpu_blocks="(\d+)"} 1$', text, re.M)
+    blocks = re.search(r'^vllm:cache_config_info{model_name="mock",block_size="32",num_gpu_blocks="(\d+)",cache_dtype="f16/q8_0"} 1$', text, re.M)
     check(blocks is not None and int(blocks.group(1)) == 4096 * 64 // 32, "the cache's blocks")
     for name, n in (("time_to_first_token_seconds", 3), ("inter_token_latency_seconds", 3), ("time_per_output_token_seconds", 3),
                     ("e2e_request_latency_seconds", 3), ("request_queue_time_seconds", 3), ("request_prefill_time_seconds", 3),

@@ -333,7 +333,11 @@ static void metrics_text(void **state) {
                         .prompt_us = 500000,
                         .output_us = 2000000,
                         .kv_tokens_used = 256,
-                        .kv_tokens_total = 1024};
+                        .kv_tokens_total = 1024,
+                        .n_preemptions = 3,
+                        .kv_page_tokens = 32,
+                        .cache_type_k = "f16",
+                        .cache_type_v = "q8_0"};
     static const int32_t tokens[] = {5};
     weir_event token = token_event("x", tokens, 1, NULL, NULL);
     metrics_event(&m, &job, &token, 1030000);
@@ -372,8 +376,9 @@ static void metrics_text(void **state) {
         "vllm:e2e_request_latency_seconds_sum{model_name=\"a\\\"b\\\\c\\nd\"} 0.05",
         "vllm:request_queue_time_seconds_count{model_name=\"a\\\"b\\\\c\\nd\"} 2",
         "vllm:request_prompt_tokens_sum{model_name=\"a\\\"b\\\\c\\nd\"} 10",
+        "vllm:num_preemptions_total{model_name=\"a\\\"b\\\\c\\nd\"} 3",
         "vllm:gpu_cache_usage_perc{model_name=\"a\\\"b\\\\c\\nd\"} 0.25",
-        "vllm:cache_config_info{model_name=\"a\\\"b\\\\c\\nd\",block_size=\"32\",num_gpu_blocks=\"32\"} 1",
+        "vllm:cache_config_info{model_name=\"a\\\"b\\\\c\\nd\",block_size=\"32\",num_gpu_blocks=\"32\",cache_dtype=\"f16/q8_0\"} 1",
         "vllm:time_per_output_token_seconds_count{model_name=\"a\\\"b\\\\c\\nd\"} 2",
         "# TYPE vllm:request_inference_time_seconds histogram",
         "# TYPE vllm:request_time_per_output_token_seconds histogram",
