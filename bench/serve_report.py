@@ -48,13 +48,17 @@ def throughput_table(found):
 
 def plain_table(found):
     names = [name for name in dict.fromkeys(name for samples in found.values() for s in samples for name in s)
-             if name not in ("scenario", "program", "setting", *KEYS)]
+             if name not in ("scenario", "program", "setting", "note", *KEYS)]
     columns = [f"{p} {s} {k}".strip() for p, s, k in found]
     rows = [["", *columns]]
     for name in names:
         values = [median(samples, name) if median(samples, name) is not None else samples[-1].get(name) for samples in found.values()]
         rows.append([name, *map(number, values)])
-    return table(rows)
+    if len(columns) > len(names):
+        rows = [list(row) for row in zip(*rows)]
+    notes = sorted({f"{s['program']} {s['setting']}, {'1 stream' if s.get('streams') == 1 else str(s.get('streams')) + ' streams'}: {s['note']}."
+                    for samples in found.values() for s in samples if "note" in s})
+    return table(rows) + ("\n\n" + "\n".join("- " + note for note in notes) if notes else "")
 
 
 def markdown(results):
@@ -64,7 +68,7 @@ def markdown(results):
            "Medians over the samples. `bench/serve --help` says what each scenario does.", ""]
     for scenario, found in groups(results).items():
         counts = sorted({len(samples) for samples in found.values()})
-        out += [f"## {scenario}", "", f"{counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} samples each.", ""]
+        out += [f"## {scenario}", "", f"{counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} sample{'s' if counts[-1] > 1 else ''} each.", ""]
         if scenario == "throughput":
             out += [throughput_table(found), ""]
         out += [plain_table(found), ""]
