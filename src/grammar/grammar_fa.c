@@ -518,6 +518,7 @@ const fa *grammar_erase(grammar_builder *b, const fa *inner, uint8_t lo, uint8_t
 const fa *grammar_rule_automaton(grammar_builder *b, const expr *e) {
     enum { MINIMISE_UP_TO = 6000 };
     nfa a;
+    if (e->kind == EXPR_FA && e->automaton->deterministic && e->automaton->n_states > MINIMISE_UP_TO / 8) return e->automaton;
     if (!thompson(b, &a, e)) return NULL;
     const fa *d = determinise(b, &a, 0, 1, 2 * a.n_states + 512, 64 * a.n_states + 4096);
     if (d && d->n_states <= MINIMISE_UP_TO) d = minimise(b, d);

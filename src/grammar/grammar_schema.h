@@ -47,6 +47,8 @@ typedef struct schema_compiler {
     size_t n_rules, capacity, next_rule;
     bool positive_only; /* grammar_schema_valid: leave out not and if, read oneOf as anyOf */
     const expr *string, *integer, *number, *separator, *colon; /* shared */
+    const fa *one_char; /* of a string, with every escape */
+    uint32_t n_unrolled; /* characters of strings of bounded length that have states of their own */
 } schema_compiler;
 
 /* Notes a failure with the JSON pointer of `schema` as place. */

@@ -183,8 +183,54 @@ const fa *grammar_string_contents(schema_compiler *c, const conjunction *k) {
     return contents;
 }
 
-/* Longer ones are cut into blocks that call each other, which keeps compilation fast and small. */
-enum { MAX_UNROLLED = 512 };
+/* Longer ones, and more of them, are cut into blocks that call each other, which keeps compilation fast and small. */
+enum { MAX_UNROLLED = 512, MAX_ALL_UNROLLED = 12000 };
+
+/* A string of min to max characters with its quotes: copies of the automaton of one, in which the end of each is the beginning of the
+ * next. One character ends in one state that goes nowhere, and does not come back to its first, so the copies stay deterministic; made
+ * by subsets, a long string would take most of the time that a compilation may. */
+static const fa *unroll(schema_compiler *c, uint32_t min, uint32_t max) {
+    grammar_builder *b = c->b;
+    if (c->one_char == NULL) {
+        const bool was_regular = b->regular;
+        b->regular = true;
+        c->one_char = grammar_regular(b, any_char(c));
+        b->regular = was_regular;
+    }
+    const fa *one = c->one_char;
+    if (b->code || one == NULL) return NULL;
+    uint32_t end = 1;
+    while (!one->final[end]) end++;
+    const uint32_t step = one->n_states - 1, n_states = max * step + 3; /* the first and the last besides */
+    fa *a = grammar_alloc(b, 1, sizeof *a);
+    uint32_t *first = grammar_alloc(b, (size_t)n_states + 1, sizeof *first);
+    fa_edge *edges = grammar_alloc(b, (size_t)max * (one->first[one->n_states] + 1) + 2, sizeof *edges);
+    uint8_t *final = grammar_alloc(b, n_states, 1);
+    if (b->code || !grammar_work(b, n_states)) return NULL;
+    uint32_t n = 0, at = 1;
+    edges[n++] = (fa_edge){'"', '"', 1};
+    for (uint32_t i = 0; i <= max; i++) {
+        const uint32_t base = 1 + i * step; /* the state of so many characters */
+        for (uint32_t s = 0; s < (i < max ? one->n_states : 1); s++) {
+            bool quote = s == 0 && i >= min; /* its edge has its place among the others */
+            if (s == end) continue;
+            first[at++] = n;
+            for (uint32_t e = one->first[s]; e < one->first[s + 1] && i < max; e++) {
+                const uint32_t to = one->edges[e].to;
+                if (quote && one->edges[e].lo > '"') {
+                    edges[n++] = (fa_edge){'"', '"', n_states - 1};
+                    quote = false;
+                }
+                edges[n++] = (fa_edge){one->edges[e].lo, one->edges[e].hi, to == end ? base + step : base + (to < end ? to : to - 1)};
+            }
+            if (quote) edges[n++] = (fa_edge){'"', '"', n_states - 1};
+        }
+    }
+    first[at] = first[at + 1] = n;
+    final[n_states - 1] = 1;
+    *a = (fa){.n_states = n_states, .deterministic = true, .first = first, .edges = edges, .final = final};
+    return a;
+}
 
 const expr *grammar_schema_string(schema_compiler *c, const conjunction *k) {
     grammar_builder *b = c->b;
@@ -192,12 +238,10 @@ const expr *grammar_schema_string(schema_compiler *c, const conjunction *k) {
     const length_bounds l = lengths(c, k);
     if (b->code || l.min > l.max) return grammar_nothing();
     if (contents) return quoted(c, grammar_automaton(b, contents));
-    if (l.max <= MAX_UNROLLED) { /* one automaton: a mask then knows how many characters are left */
-        const bool was_regular = b->regular;
-        b->regular = true;
-        const fa *unrolled = grammar_regular(b, grammar_repeat(b, any_char(c), l.min, l.max));
-        b->regular = was_regular;
-        return b->code ? grammar_nothing() : quoted(c, grammar_automaton(b, unrolled));
+    if (l.max <= MAX_UNROLLED && c->n_unrolled + l.max <= MAX_ALL_UNROLLED) { /* a mask then knows how many characters are left */
+        c->n_unrolled += l.max;
+        const fa *unrolled = unroll(c, l.min, l.max);
+        return b->code || !unrolled ? grammar_nothing() : grammar_automaton(b, unrolled);
     }
     if (l.min == 0 && l.max == NO_BOUND && c->string) return c->string;
     const expr *e = quoted(c, grammar_repeat(b, any_char(c), l.min, l.max));
