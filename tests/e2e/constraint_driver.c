@@ -30,8 +30,10 @@ static void make_vocabulary(grammar_token *tokens) {
         size_t n = 0;
         for (uint32_t k = 1 + below(4); k > 0; k--) {
             const char *part = below(3) ? parts[below(n_parts)] : (const char[]){(char)('a' + below(26)), 0};
-            if (n + strlen(part) >= sizeof pieces[i]) break;
-            n = (size_t)(stpcpy(pieces[i] + n, part) - pieces[i]);
+            const size_t n_part = strlen(part);
+            if (n + n_part >= sizeof pieces[i]) break;
+            memcpy(pieces[i] + n, part, n_part);
+            n += n_part;
         }
         tokens[i] = (grammar_token){pieces[i], n};
     }
