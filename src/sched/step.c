@@ -40,13 +40,14 @@ static bool waits_for_twin(const weir_engine *e, const weir_job *job) {
     return false;
 }
 
-/* How many of the `left` tokens of a prompt go into a step that has room for so many. A chunk that is not the last ends with a page,
- * as pages are what the prefix tree keeps; where it can only be asked for what ended with a chunk, so does the last whole page. */
+/* How many tokens of a prompt go into a step that has room for so many. A chunk of pages that is not the last ends with one, as pages
+ * are what the prefix tree keeps; where that can only be asked for what ended with a chunk, one ends with the last whole page. */
 static int32_t chunk_of(const weir_engine *e, const weir_job *job, int32_t room) {
-    const int32_t left = job->n_tokens - job->n_fed, whole = page_of(e, job->n_tokens - 1) * (e->backend.page_tokens ? e->backend.page_tokens : 1);
+    const int32_t page_tokens = e->backend.page_tokens ? e->backend.page_tokens : 1;
+    const int32_t left = job->n_tokens - job->n_fed, whole = page_of(e, job->n_tokens - 1) * page_tokens;
     int32_t end = job->n_fed + (left < room ? left : room);
     if (e->backend.adopts_at_ends && job->shares_prefix && job->n_fed < whole && end > whole) end = whole;
-    if (end < job->n_tokens && page_of(e, end) > page_of(e, job->n_fed)) end -= end % (e->backend.page_tokens ? e->backend.page_tokens : 1);
+    if (end < job->n_tokens && end - job->n_fed >= 2 * page_tokens) end -= end % page_tokens;
     return end - job->n_fed;
 }
 
