@@ -31,7 +31,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 
 class Server:
-    def __init__(self, tmp_path, *options):
+    def __init__(self, tmp_path, *more):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -39,7 +39,7 @@ class Server:
         self.headers = {}
         self.log = open(tmp_path / "weir.log", "w+b")
         command = [BINARY, "serve", "-m", MODEL, "--host", "127.0.0.1", "--port", str(self.port), "-c", str(N_CTX),
-                   "--alias", "tiny", "--drain-timeout", "0", *options]
+                   "--alias", "tiny", *more]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -471,7 +471,7 @@ def test_lost_client_with_many_choices(server):
 
 
 def test_shutdown_ends_answers_with_an_error(tmp_path):
-    server = Server(tmp_path)
+    server = Server(tmp_path, "--drain-timeout", "0")
     body = {"prompt": "Once", "max_tokens": 1900, "ignore_eos": True}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         whole = pool.submit(post, server, "/v1/completions", body)
@@ -487,6 +487,33 @@ def test_shutdown_ends_answers_with_an_error(tmp_path):
         frames = streamed.result().text.split("\n\n")
     assert frames[-2] == "data: [DONE]"
     assert json.loads(frames[-3][len("data: "):])["error"]["code"] == "shutting_down"
+
+
+def test_shutdown_lets_answers_end(tmp_path):
+    server = Server(tmp_path)
+    body = {"prompt": "Once", "max_tokens": 60, "ignore_eos": True, "seed": 3}
+    alone = post(server, "/v1/completions", body).json()["choices"][0]["text"]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, server, "/v1/completions", body)
+        deadline = time.monotonic() + 10
+        while server.metric("vllm:num_requests_running") < 1 and not answer.done():
+            assert time.monotonic() < deadline, "the request never ran"
+        server.process.send_signal(signal.SIGTERM)
+        assert answer.result().status_code == 200
+        assert answer.result().json()["choices"][0]["text"] == alone
+    assert server.process.wait(timeout=10) == 0
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    server = Server(tmp_path)
+    with post(server, "/v1/completions", {"prompt": "Once", "max_tokens": 1900, "ignore_eos": True, "stream": True}, stream=True) as reply:
+        content = reply.iter_content(16)  # kept: the connection is closed with it
+        next(content)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert server.process.poll() is None and requests.get(server.url + "/health", timeout=5).status_code == 503
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=1) == 128 + signal.SIGTERM
 
 
 # ---- native endpoints ------------------------------------------------------------------------------------------------
