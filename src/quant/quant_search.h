@@ -95,6 +95,11 @@ INLINE bool values_load(values *v, const float *x, const float *importance, int 
     return true;
 }
 
+/* The weights of n values without importance as formats with enough levels want them: all errors count alike. */
+INLINE void values_weigh_alike(values *v, int n) {
+    for (int i = 0; i < n / LANES; i++) v->w[i] = vf_set(1);
+}
+
 /* ---- levels ----------------------------------------------------------------------------------------------------------- */
 
 /* What a code can stand for, before scaling: the whole numbers low..high, or the n ascending numbers of a table. */
