@@ -67,7 +67,19 @@ typedef struct converter {
 } converter;
 
 static int refuse(const converter *c, const char *what) {
-    FAIL(c->m->err, WEIR_E_UNSUPPORTED, "tokenizer.json", "%s, which the vocabulary keys of GGUF files cannot say", what);
+    FAIL(c->m->err, WEIR_E_UNSUPPORTED, "tokenizer.json",
+         "%s, which the vocabulary keys of GGUF files cannot say; the folder itself can be loaded (-m FOLDER), quantised with --quant TYPE",
+         what);
+}
+
+/* Models other than BPE. Unigram and WordPiece have kinds in GGUF files, t5 and bert, but with normalizers, continuation marks and
+ * unknown tokens of their own, which no folder of the architectures that are read here has asked for. */
+static int refuse_model(const converter *c, const json_t *model) {
+    const char *type = json_string_value(json_object_get(model, "type"));
+    char what[160];
+    snprintf(what, sizeof what, "its model is %.32s, and only BPE is written: GGUF files have WordPiece and Unigram as BERT and T5 use them",
+             type ? type : "no BPE");
+    return refuse(c, what);
 }
 
 static int no_memory(const converter *c) {
@@ -269,7 +281,7 @@ static int convert(converter *c, const json_t *root, const char *text, size_t n_
     const json_t *model = json_object_get(root, "model");
     const candidate *found = NULL;
     TRY(tok_open_json(&c->reference, text, n_bytes, &extra, c->m->err)); /* what this accepts is well-formed */
-    if (json_object_get(model, "merges") == NULL) return refuse(c, "its model is no BPE");
+    if (json_object_get(model, "merges") == NULL) return refuse_model(c, model);
     TRY(read_tokens(c, root));
     TRY(read_merges(c, model));
     TRY(find_candidate(c, &found));

@@ -237,7 +237,7 @@ static void not_convertible(void **state) {
     static const char words[] = "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0,\"b\":1},\"unk_token\":\"a\"}}";
     static const char upper[] = "{\"normalizer\":{\"type\":\"Lowercase\"},"
                                 "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"A\":1},\"merges\":[]}}";
-    static const char *const texts[][2] = {{words, "its model is no BPE"}, {upper, "equals none of the known ones"}};
+    static const char *const texts[][2] = {{words, "its model is WordLevel, and only BPE is written"}, {upper, "equals none of the known ones"}};
     char *folder = folder_make(), path[1024];
     weir_error err = {0};
     folder_write_case(folder, spec, "BF16", 1);
