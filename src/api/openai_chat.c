@@ -1,5 +1,6 @@
 /* The conversation of a chat completion: messages checked and brought into the form that the template reads, and rendered.
  * See openai_request.h. Knows the chat template only through weir_chat_render. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,7 +68,9 @@ static const json_t *part_text(const json_t *part, const char *path, openai_erro
     }
     for (size_t i = 0; i < sizeof media / sizeof media[0]; i++)
         if (strcmp(type, media[i]) == 0) {
-            problem(error, "not_supported", path, "", "is not text: this model reads text only");
+            char text[64];
+            snprintf(text, sizeof text, "is an '%s' part: this model reads text only", type);
+            problem(error, "not_supported", path, "", text);
             return NULL;
         }
     const char *member = strcmp(type, "refusal") == 0 ? "refusal" : "text";

@@ -647,9 +647,31 @@ static void variables_reach_the_template(void **state) {
         assert_string_equal(fake_last_variables(), cases[i].expected);
         openai_request_free(&request);
     }
-    /* Arguments of earlier tool calls become objects where they are one. */
+    /* What a message has besides role and content reaches the template as it is: reasoning, tool results, names. */
     openai_request request;
     openai_error error;
+    assert_int_equal(
+        read_request(&request, &context, OPENAI_CHAT,
+                     "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"two\"},{\"type\":\"text\",\"text\":\"parts\"}]},"
+                     "{\"role\":\"assistant\",\"content\":\"a\",\"reasoning_content\":\"because\"},"
+                     "{\"role\":\"tool\",\"content\":\"{\\\"t\\\":21}\",\"tool_call_id\":\"c1\",\"name\":\"f\"}]}",
+                     &error),
+        0);
+    assert_string_equal(fake_last_variables(),
+                        "{\"messages\":[{\"role\":\"user\",\"content\":\"two\\nparts\"},"
+                        "{\"role\":\"assistant\",\"content\":\"a\",\"reasoning_content\":\"because\"},"
+                        "{\"role\":\"tool\",\"content\":\"{\\\"t\\\":21}\",\"tool_call_id\":\"c1\",\"name\":\"f\"}],"
+                        "\"add_generation_prompt\":true}");
+    openai_request_free(&request);
+    /* A part that is no text is refused by its type. */
+    assert_true(read_request(&request, &context, OPENAI_CHAT,
+                             "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}",
+                             &error) < 0);
+    assert_int_equal(error.status, 400);
+    assert_string_equal(error.problems[0].param, "messages[0].content[0]");
+    assert_string_equal(error.problems[0].message, "'messages[0].content[0]' is an 'image_url' part: this model reads text only");
+    openai_request_free(&request);
+    /* Arguments of earlier tool calls become objects where they are one. */
     assert_int_equal(
         read_request(&request, &context, OPENAI_CHAT,
                      "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":"
