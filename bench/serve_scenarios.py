@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from serving import Prompts, Strangers, ask, gaps, metric_of, n_output, percentile, run_plan, whole
+from serving import Prompts, ask, gaps, metric_of, n_output, percentile, run_plan, whole
 
 PROMPT, OUTPUT = 230, 128
 
@@ -36,7 +36,8 @@ def warm_up(server, prompts):
 
 
 def serve(o, contestant, n_parallel, n_ctx, *extra):
-    return contestant.start(o, n_parallel, n_ctx, *extra)
+    contestant.server = contestant.start(o, n_parallel, n_ctx, *extra)
+    return contestant.server
 
 
 # ---- what streams cost ---------------------------------------------------------------------------------------------------
@@ -50,10 +51,9 @@ def throughput(o, contestant):
             warm_up(server, prompts)
             n_requests = max(n, o.least_requests)
             plan = [ask(prompts.make(PROMPT), OUTPUT, seed=i, client=i % n) for i in range(n_requests)]
-            with Strangers(server) as strangers:
-                results = whole(run_plan(server, plan))
+            results = whole(run_plan(server, plan))
             first = first_token_s(results)
-            yield {"streams": n, "requests": n_requests, "others_cpu": strangers.share, "prompt_tokens": statistics.mean(r["usage"]["prompt_tokens"] for r in results),
+            yield {"streams": n, "requests": n_requests, "prompt_tokens": statistics.mean(r["usage"]["prompt_tokens"] for r in results),
                    "tokens_per_s": sum(map(n_output, results)) / span(results), "first_token_mean": statistics.mean(first),
                    **spread_ms("gap", [g for r in results for g in gaps(r)]), **spread_ms("headers", headers_s(results))}
 

@@ -194,7 +194,9 @@ def run_plan(server, plan, *arguments, watch=False):
     if watcher:
         watcher.start()
     text = "".join(json.dumps(line) + "\n" for line in plan)
-    done = subprocess.run([LOAD, "--port", str(server.port), *map(str, arguments)], input=text, stdout=subprocess.PIPE, text=True, check=True)
+    with Strangers(server) as strangers:
+        done = subprocess.run([LOAD, "--port", str(server.port), *map(str, arguments)], input=text, stdout=subprocess.PIPE, text=True, check=True)
+    server.others_cpu = strangers.share
     if watcher:
         watcher.over.set()
         watcher.join()
