@@ -1,20 +1,19 @@
-/* The load generator of bench/serve and bench/soak: sends the requests of a plan to any server that speaks HTTP, and says when what came.
+/* The load generator of bench/serve and bench/soak: sends the requests of a plan to any server that speaks HTTP, and says when
+ * what came.
  *
  *     weir-serve-load --port P [--host 127.0.0.1] [--stop-s S] [--limit-s 600] < plan.jsonl > results.jsonl
  *
  * A line of the plan is a JSON object. All members may be left out.
- *     at       seconds from the start of the run before which the request does not start (open loop: each request a client of its own)
- *     client   number; the requests of one client run one after the other, in the plan's order (closed loop)
- *     method, path, headers (an object)
- *     body     text, sent as it is, or anything else, sent as JSON
- *     raw      text that is sent instead of an HTTP request
- *     keep     true: the response's body is in the result
- *     rate     bytes a second that the client reads; 0 = it never reads
- *     leave_s, leave_tokens    the client closes its connection so long after the start, or after so many events with text
+ *     at       seconds from the start of the run before which the request does not start (open loop: each request a client of
+ * its own) client   number; the requests of one client run one after the other, in the plan's order (closed loop) method, path,
+ * headers (an object) body     text, sent as it is, or anything else, sent as JSON raw      text that is sent instead of an
+ * HTTP request keep     true: the response's body is in the result rate     bytes a second that the client reads; 0 = it never
+ * reads leave_s, leave_tokens    the client closes its connection so long after the start, or after so many events with text
  *
- * A result has the request's number in the plan (i), times in seconds since the start of the run (start, connected, headers, first, end),
- * the time of each event with text (tokens), status, retry_after, bytes, usage, and an outcome: done (a whole response), left, cut (the
- * server closed the connection early), refused (no connection), stuck (more than --limit-s). `ended` says how a stream ended: done
+ * A result has the request's number in the plan (i), times in seconds since the start of the run (start, connected, headers,
+ * first, end), the time of each event with text (tokens), status, retry_after, bytes, usage, and an outcome: done (a whole
+ * response), left, cut (the server closed the connection early), refused (no connection), stuck (more than --limit-s). `ended`
+ * says how a stream ended: done
  * ([DONE] was seen), error (an error event was seen), or "". Requests that --stop-s kept from starting have no result.
  *
  * One thread and epoll, so that it takes little of the machine that the server runs on. Nothing is printed before the end. */
@@ -60,10 +59,10 @@ typedef struct request {
     int64_t start_us, connected_us, headers_us, first_us, end_us, read_again_us;
     int status;
     body_form form;
-    uint64_t length_left;       /* of the body or the chunk */
+    uint64_t length_left; /* of the body or the chunk */
     bool in_chunk, ended_body;
     bool saw_done, saw_error;
-    buf head, line, body;       /* headers so far; what is not split into lines or chunks yet; body to keep */
+    buf head, line, body; /* headers so far; what is not split into lines or chunks yet; body to keep */
     buf chunk_line;
     json_t *usage;
     char *retry_after;
@@ -95,16 +94,22 @@ static void die(const char *text) {
 
 static void append_http(buf *out, const json_t *line) {
     const json_t *body = json_object_get(line, "body");
-    const char *method = json_string_value(json_object_get(line, "method")), *path = json_string_value(json_object_get(line, "path"));
+    const char *method = json_string_value(json_object_get(line, "method")),
+               *path = json_string_value(json_object_get(line, "path"));
     char *text = json_is_string(body) ? strndup(json_string_value(body), json_string_length(body))
                  : body               ? json_dumps(body, JSON_COMPACT)
                                       : NULL;
     const size_t n = json_is_string(body) ? json_string_length(body) : text ? strlen(text) : 0;
     const char *name;
     json_t *value;
-    buf_printf(out, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", method ? method : text ? "POST" : "GET", path ? path : "/");
+    buf_printf(out, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n",
+               method ? method
+               : text ? "POST"
+                      : "GET",
+               path ? path : "/");
     if (text) buf_printf(out, "Content-Type: application/json\r\nContent-Length: %zu\r\n", n);
-    json_object_foreach(json_object_get(line, "headers"), name, value) buf_printf(out, "%s: %s\r\n", name, json_string_value(value));
+    json_object_foreach(json_object_get(line, "headers"), name, value)
+        buf_printf(out, "%s: %s\r\n", name, json_string_value(value));
     buf_puts(out, "\r\n");
     if (text) buf_append(out, text, n);
     free(text);
@@ -124,8 +129,10 @@ static void add_to_client(int32_t client, int32_t number) {
         for (int32_t i = n_clients; i <= client; i++) client_heads[i] = client_tails[i] = -1;
         n_clients = client + 1;
     }
-    if (client_heads[client] < 0) client_heads[client] = number;
-    else requests[client_tails[client]].next = number;
+    if (client_heads[client] < 0)
+        client_heads[client] = number;
+    else
+        requests[client_tails[client]].next = number;
     client_tails[client] = number;
 }
 
@@ -144,11 +151,18 @@ static void read_plan(void) {
         }
         const json_t *raw = json_object_get(line, "raw");
         buf bytes = BUF_INIT;
-        if (json_is_string(raw)) buf_append(&bytes, json_string_value(raw), json_string_length(raw));
-        else append_http(&bytes, line);
-        request r = {.at = number_of(line, "at", 0), .rate = number_of(line, "rate", -1), .leave_s = number_of(line, "leave_s", INFINITY),
-                     .leave_tokens = (long)number_of(line, "leave_tokens", 0), .next = -1, .fd = -1,
-                     .client = (int32_t)number_of(line, "client", (double)n_requests), .keep = json_is_true(json_object_get(line, "keep"))};
+        if (json_is_string(raw))
+            buf_append(&bytes, json_string_value(raw), json_string_length(raw));
+        else
+            append_http(&bytes, line);
+        request r = {.at = number_of(line, "at", 0),
+                     .rate = number_of(line, "rate", -1),
+                     .leave_s = number_of(line, "leave_s", INFINITY),
+                     .leave_tokens = (long)number_of(line, "leave_tokens", 0),
+                     .next = -1,
+                     .fd = -1,
+                     .client = (int32_t)number_of(line, "client", (double)n_requests),
+                     .keep = json_is_true(json_object_get(line, "keep"))};
         r.bytes = buf_take(&bytes, &r.n_bytes);
         requests[n_requests] = r;
         add_to_client(r.client, (int32_t)n_requests++);
@@ -259,7 +273,8 @@ static void on_head(request *r) {
         value += strlen("\r\nretry-after:");
         r->retry_after = strndup(value, strcspn(value, "\r"));
     }
-    if (strcasestr(r->head.data, "\r\ntransfer-encoding: chunked")) r->form = CHUNKED;
+    if (strcasestr(r->head.data, "\r\ntransfer-encoding: chunked"))
+        r->form = CHUNKED;
     else if ((value = strcasestr(r->head.data, "\r\ncontent-length:")) != NULL) {
         r->form = BY_LENGTH;
         r->length_left = strtoull(value + strlen("\r\ncontent-length:"), NULL, 10);
@@ -285,7 +300,9 @@ static void on_bytes(request *r, const char *bytes, size_t n, int64_t now) {
 
 /* ---- running ----------------------------------------------------------------------------------------------------------- */
 
-static double since_begin(int64_t us) { return (double)(us - begin_us) * 1e-6; }
+static double since_begin(int64_t us) {
+    return (double)(us - begin_us) * 1e-6;
+}
 
 static void finish(request *r, outcome how, int64_t now) {
     if (r->fd >= 0) {
@@ -354,8 +371,10 @@ static void read_some(request *r, size_t most, int64_t now) {
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n > 0) on_bytes(r, bytes, (size_t)n, now);
     const bool whole = r->headers_us && (r->ended_body || (n == 0 && r->form == TO_THE_END));
-    if (whole || n <= 0) finish(r, whole ? DONE : CUT, now);
-    else if (r->leave_tokens && r->n_tokens >= (size_t)r->leave_tokens) finish(r, LEFT, now);
+    if (whole || n <= 0)
+        finish(r, whole ? DONE : CUT, now);
+    else if (r->leave_tokens && r->n_tokens >= (size_t)r->leave_tokens)
+        finish(r, LEFT, now);
 }
 
 /* What only time brings; returns when to look again. */
@@ -366,8 +385,10 @@ static int64_t look(request *r, int64_t now) {
         if (r->outcome != RUNNING) return INT64_MAX;
     }
     const double seconds = (double)(now - r->start_us) * 1e-6;
-    if (seconds >= r->leave_s) finish(r, LEFT, now);
-    else if (seconds >= options.limit_s) finish(r, STUCK, now);
+    if (seconds >= r->leave_s)
+        finish(r, LEFT, now);
+    else if (seconds >= options.limit_s)
+        finish(r, STUCK, now);
     if (r->outcome != RUNNING) return INT64_MAX;
     const double end = r->leave_s < options.limit_s ? r->leave_s : options.limit_s;
     const int64_t end_us = r->start_us + (int64_t)(end * 1e6) + 1;
@@ -386,8 +407,10 @@ static int64_t advance(int64_t now) {
             continue;
         }
         const int64_t at_us = begin_us + (int64_t)(at * 1e6);
-        if (at_us <= now) start(&requests[head], now);
-        else if (at_us < again) again = at_us;
+        if (at_us <= now)
+            start(&requests[head], now);
+        else if (at_us < again)
+            again = at_us;
     }
     for (size_t i = 0; n_running && i < n_requests; i++) {
         if (requests[i].outcome != RUNNING) continue;
@@ -414,9 +437,12 @@ static void run(void) {
         for (int i = 0; i < n; i++) {
             request *r = &requests[events[i].data.u64];
             if (r->outcome != RUNNING) continue;
-            if (events[i].events & EPOLLOUT) send_some(r, now);
-            else if (r->rate >= 0) finish(r, CUT, now); /* only closing is reported of those that read by the clock */
-            else read_some(r, READ_BYTES, now);
+            if (events[i].events & EPOLLOUT)
+                send_some(r, now);
+            else if (r->rate >= 0)
+                finish(r, CUT, now); /* only closing is reported of those that read by the clock */
+            else
+                read_some(r, READ_BYTES, now);
             changed = changed || r->outcome != RUNNING;
         }
     }
@@ -456,20 +482,29 @@ static void print_result(size_t i) {
 }
 
 static void read_options(int argc, char **argv) {
-    static const struct option known[] = {{"port", 1, 0, 'p'}, {"host", 1, 0, 'h'}, {"stop-s", 1, 0, 's'}, {"limit-s", 1, 0, 'l'}, {0, 0, 0, 0}};
+    static const struct option known[] = {
+        {"port", 1, 0, 'p'}, {"host", 1, 0, 'h'}, {"stop-s", 1, 0, 's'}, {"limit-s", 1, 0, 'l'}, {0, 0, 0, 0}};
     options.address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (o) {
-        case 'p': options.address.sin_port = htons((uint16_t)atoi(optarg)); break;
+        case 'p':
+            options.address.sin_port = htons((uint16_t)atoi(optarg));
+            break;
         case 'h':
             if (inet_pton(AF_INET, optarg, &options.address.sin_addr) != 1) die("--host takes an IPv4 address");
             break;
-        case 's': options.stop_s = atof(optarg); break;
-        case 'l': options.limit_s = atof(optarg); break;
-        default: exit(2);
+        case 's':
+            options.stop_s = atof(optarg);
+            break;
+        case 'l':
+            options.limit_s = atof(optarg);
+            break;
+        default:
+            exit(2);
         }
     }
-    if (options.address.sin_port == 0) die("usage: weir-serve-load --port P [--host A.B.C.D] [--stop-s S] [--limit-s S] < plan > results");
+    if (options.address.sin_port == 0)
+        die("usage: weir-serve-load --port P [--host A.B.C.D] [--stop-s S] [--limit-s S] < plan > results");
 }
 
 int main(int argc, char **argv) {

@@ -22,7 +22,8 @@ bool access_set_trace(access_record *record, const char *traceparent) {
     const size_t n = traceparent ? strlen(traceparent) : 0;
     bool zero;
     record->traceparent[0] = '\0';
-    if (n < LENGTH || traceparent[TRACE_ID - 1] != '-' || traceparent[PARENT_ID - 1] != '-' || traceparent[FLAGS - 1] != '-') return false;
+    if (n < LENGTH || traceparent[TRACE_ID - 1] != '-' || traceparent[PARENT_ID - 1] != '-' || traceparent[FLAGS - 1] != '-')
+        return false;
     if (!hex(traceparent, 2, &zero) || strncmp(traceparent, "ff", 2) == 0) return false;
     const bool first_version = zero;
     if (!hex(traceparent + TRACE_ID, 32, &zero) || zero) return false;
@@ -70,7 +71,9 @@ void access_lost(access_record *record, const weir_job *job) {
 
 /* ---- the line --------------------------------------------------------------------------------------------------------- */
 
-static double ms(int64_t us) { return us > 0 ? (double)us / 1e3 : 0; }
+static double ms(int64_t us) {
+    return us > 0 ? (double)us / 1e3 : 0;
+}
 
 void access_log(const access_record *r, const char *method, const char *path, int64_t now_us) {
     enum { MOST = 24, CLIENT_CLOSED_REQUEST = 499 }; /* the status that nginx logs for a client that did not wait for one */

@@ -21,14 +21,22 @@ void weir_job_get_progress(const weir_job *job, weir_job_progress *progress) {
 
 static void trace_context(void **state) {
     static const char *const bad[] = {
-        "", "00", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0",
-        GOOD "-", GOOD "-extra", GOOD "0",                            /* version 00 has four fields */
-        "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",    /* forbidden */
-        "00-4BF92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",    /* upper case */
-        "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-        "00-4bf92f3577b34da6a3ce929d0e0e473g-00f067aa0ba902b7-01", "00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x", "0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-011",
-        "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01x",   /* a later version: a field, or the end */
+        "",
+        "00",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0",
+        GOOD "-",
+        GOOD "-extra",
+        GOOD "0",                                                  /* version 00 has four fields */
+        "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", /* forbidden */
+        "00-4BF92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", /* upper case */
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e473g-00f067aa0ba902b7-01",
+        "00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
+        "0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-011",
+        "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01x", /* a later version: a field, or the end */
         " " GOOD,
     };
     access_record r = {0};
@@ -54,8 +62,10 @@ static void line_of_a_request(void **state) {
     char line[4096];
     access_record r = {.id = "req-1", .arrived_us = 1000000, .headers_us = 1002500, .status = 200, .body_bytes = 300};
     const weir_event token = {.type = WEIR_EVENT_TOKEN};
-    weir_event end = {.type = WEIR_EVENT_END, .stop_reason = WEIR_STOP_LENGTH,
-                      .timings = {.n_prompt = 10, .n_cached = 4, .n_output = 5, .queue_us = 1000, .prefill_us = 9000, .decode_us = 50000}};
+    weir_event end = {
+        .type = WEIR_EVENT_END,
+        .stop_reason = WEIR_STOP_LENGTH,
+        .timings = {.n_prompt = 10, .n_cached = 4, .n_output = 5, .queue_us = 1000, .prefill_us = 9000, .decode_us = 50000}};
     (void)state;
     assert_int_equal(pipe(ends), 0);
     log_setup(ends[1], false, LOG_INFO);
@@ -69,9 +79,10 @@ static void line_of_a_request(void **state) {
     r.client_gone = true;
     access_log(&r, "POST", "/v1/x y=1", 1080000);
     read_line(ends[0], line, sizeof line);
-    const char *const parts[] = {" INFO request method=POST path=\"/v1/x y=1\" status=200 request_id=req-1 traceparent=" GOOD " total_ms=80 "
-                                 "headers_ms=2.5 bytes=300 client=gone first_token_ms=10 queue_ms=1 prefill_ms=9 decode_ms=50 n_prompt=120 "
-                                 "n_cached=8 n_output=17 end=E_CANCELLED\n"};
+    const char *const parts[] = {
+        " INFO request method=POST path=\"/v1/x y=1\" status=200 request_id=req-1 traceparent=" GOOD " total_ms=80 "
+        "headers_ms=2.5 bytes=300 client=gone first_token_ms=10 queue_ms=1 prefill_ms=9 decode_ms=50 n_prompt=120 "
+        "n_cached=8 n_output=17 end=E_CANCELLED\n"};
     if (strstr(line, parts[0]) == NULL) fail_msg("the line is: %s", line);
     /* Probes are not worth a line, refusals are. */
     access_record probe = {.id = "p", .status = 200}, refused = {.id = "q", .status = 429}, lost = {.id = "r"};
@@ -97,7 +108,7 @@ static void waiting_by_the_rate(void **state) {
     (void)state;
     assert_int_equal(retry_after_s(&r, 100, 0, now), RETRY_LEAST_S); /* nothing is known yet */
     retry_sample(&r, 0, now);
-    assert_int_equal(retry_after_s(&r, 100, 0, now + 7000000), 7); /* nothing has ended for 7 s */
+    assert_int_equal(retry_after_s(&r, 100, 0, now + 7000000), 7);    /* nothing has ended for 7 s */
     assert_int_equal(retry_after_s(&r, 100, 50, now + 10000000), 20); /* 5 a second */
     assert_int_equal(retry_after_s(&r, 0, 50, now + 10000000), RETRY_LEAST_S);
     assert_int_equal(retry_after_s(&r, 1000000, 1, now + 10000000), RETRY_MOST_S);
