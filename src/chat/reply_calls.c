@@ -114,7 +114,8 @@ static bool read_object(call_list *out, span object, bool nested, const json_t *
     for (size_t i = 0; i < 3 && !name; i++) name = json_string_value(json_object_get(parsed, name_keys[i]));
     const json_t *inner = json_object_get(parsed, "function");
     bool good = name || (!nested && json_is_object(inner)), done = false;
-    span arguments = {"{}", "{}" + 2}, key, value;
+    static const char none[] = "{}";
+    span arguments = {none, none + 2}, key, value;
     object = trimmed(object);
     object.end--;
     if (good) take(&object, "{");
