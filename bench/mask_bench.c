@@ -11,8 +11,8 @@
 enum { MAX_TIMES = 1 << 20, MAX_STEPS = 200 };
 
 static const char *const schemas[] = {
-    "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"age\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":150},\"tags\":{\"type\":\"array\","
-    "\"items\":{\"type\":\"string\"}}},\"required\":[\"name\",\"age\"]}",
+    ("{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"age\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":150},\"tags\":{\"type\":\"array\","
+     "\"items\":{\"type\":\"string\"}}},\"required\":[\"name\",\"age\"]}"),
     "{\"type\":\"object\",\"properties\":{\"id\":{\"type\":\"string\",\"maxLength\":20},\"text\":{\"type\":\"string\",\"maxLength\":200}},\"required\":[\"id\",\"text\"]}",
     "{\"type\":\"object\"}",
     "{\"type\":\"array\",\"items\":{\"anyOf\":[{\"enum\":[\"red\",\"green\",\"blue\"]},{\"type\":\"number\"},{\"type\":\"string\",\"pattern\":\"^[A-Z]{2}[0-9]+$\"}]}}",

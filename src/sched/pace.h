@@ -8,7 +8,7 @@
 enum {
     PACE_STEP_US = 50 * 1000, /* how long a step with decoding sequences in it should take */
     PACE_FIRST_TOKENS = 64,   /* prefill beside decoding before anything was measured */
-    PACE_LEAST_TOKENS = 16,   /* a prompt always goes on by this much */
+    PACE_LEAST_TOKENS = 4,    /* a prompt always goes on by this much */
 };
 
 typedef struct pace {
