@@ -37,7 +37,7 @@ static void trace_context(void **state) {
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
         "0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-011",
         "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01x", /* a later version: a field, or the end */
-        " " GOOD,
+        (" " GOOD),
     };
     access_record r = {0};
     (void)state;
