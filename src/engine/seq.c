@@ -268,6 +268,7 @@ void engine_seq_keep(engine_seq *s, const int32_t *tokens, int32_t n_tok, bool l
         s->n_kept++;
     }
     const int32_t begin = s->n_kept * KERN_PAGE, n_left = n_tok - begin;
+    if (n_left < 0) return; /* more is kept than asked for */
     if (n_left == 0 && s->n_kept > 0 && s->length == n_tok) keep_state(s, s->numbers[s->n_kept - 1]);
     if (n_left == 0 || !last) return;
     const int32_t kept = pages_keep(e->pages, s->salt, page_before(s, s->n_kept), s->numbers[s->n_kept], tokens + begin, n_left);

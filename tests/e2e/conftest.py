@@ -1,3 +1,3 @@
-"""test_wire.py is a program of its own, which meson runs with the mock worker."""
+"""These are programs of their own, which meson runs with the mock worker."""
 
-collect_ignore = ["test_wire.py"]
+collect_ignore = ["test_manners.py", "test_serve_load.py", "test_wire.py"]

@@ -372,6 +372,7 @@ void fake_init(fake *f) {
 }
 
 void fake_free(fake *f) {
+    pages_close(&f->pages);
     free(f->store);
     free(f->steps);
     free(f->logits);
@@ -381,6 +382,8 @@ void fake_free(fake *f) {
 
 sched_backend fake_backend(fake *f) {
     int32_t n_pages = (int32_t)(f->kv_tokens_total / f->page_tokens);
+    pages_close(&f->pages);
+    free(f->store);
     if (pages_open(&f->pages, n_pages, f->page_tokens, drop_snapshot, NULL, NULL) < 0) abort();
     f->store = malloc((size_t)n_pages * (size_t)f->page_tokens * sizeof *f->store);
     if (f->store == NULL) abort();

@@ -403,7 +403,7 @@ static void pace_arithmetic(void **state) {
     assert_int_equal(pace_prefill_tokens(&p, 4, 256), 252);
     assert_int_equal(pace_learn(&p, 4, 100, 20000), 10000); /* the rest is decode's */
     assert_int_equal(pace_prefill_tokens(&p, 4, 1024), 400);
-    p = (pace){.decode_us = 10000, .prefill_us = 6000}; /* too dear: the least goes on */
+    p = (pace){.decode_us = 10000, .prefill_us = 20000}; /* too dear: the least goes on */
     assert_int_equal(pace_prefill_tokens(&p, 4, 1024), PACE_LEAST_TOKENS);
     p = (pace){.decode_us = 100000, .prefill_us = 100};
     /* A step that is quicker than decoding was thought to be leaves something for its prefill all the same. */
