@@ -181,7 +181,6 @@ void weir_engine_close(weir_engine **engine);
 /* Refuses new jobs from now on (WEIR_E_CLOSED); those that run go on. Any thread. */
 void weir_engine_drain(weir_engine *engine);
 
-
 /* A snapshot of counters, each monotone unless marked as a gauge. Never blocks the engine. Any thread. */
 typedef struct weir_stats {
     uint64_t n_running, n_waiting;         /* gauges: requests */
@@ -304,6 +303,8 @@ typedef enum weir_stop_reason {
     WEIR_STOP_LENGTH,    /* max_tokens or the end of the context */
     WEIR_STOP_SEQUENCE,  /* a stop string */
 } weir_stop_reason;
+/* What logs call it: "none", "eos", "length", "stop". */
+const char *weir_stop_name(weir_stop_reason reason);
 
 typedef struct weir_top_logprob {
     int32_t token;

@@ -42,7 +42,6 @@ static void keep_longest(int64_t *kept, int64_t us) {
 }
 
 void access_event(access_record *record, const weir_event *event, int64_t now_us) {
-    static const char *const reasons[] = {"none", "eos", "length", "stop"};
     if (event->type == WEIR_EVENT_TOKEN) {
         if (record->first_token_us == 0) record->first_token_us = now_us;
         return;
@@ -57,7 +56,7 @@ void access_event(access_record *record, const weir_event *event, int64_t now_us
     keep_longest(&record->queue_us, t->queue_us);
     keep_longest(&record->prefill_us, t->prefill_us);
     keep_longest(&record->decode_us, t->decode_us);
-    record->end = event->type == WEIR_EVENT_ERROR ? weir_code_name(event->code) : reasons[event->stop_reason];
+    record->end = event->type == WEIR_EVENT_ERROR ? weir_code_name(event->code) : weir_stop_name(event->stop_reason);
 }
 
 void access_lost(access_record *record, const weir_job *job) {

@@ -16,7 +16,7 @@ typedef struct access_record {
     char traceparent[ACCESS_TRACE_BYTES]; /* "" = none, or it was malformed */
     int64_t arrived_us, headers_us, first_token_us; /* clock_now_us(); 0 = not yet */
     int status;                           /* 0 until an answer begins */
-    bool streamed, client_gone;           /* it went away before the end of the answer */
+    bool client_gone;                     /* it went away before the end of the answer */
     uint64_t body_bytes;                  /* of the answer, as far as it was handed over */
     /* Of the jobs of the request that have ended: sums, and the longest times. */
     int32_t n_jobs, n_prompt, n_cached, n_output, n_draft, n_draft_accepted;

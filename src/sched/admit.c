@@ -4,7 +4,6 @@
  * e->running is ordered by importance: priority, then who was taken first. A job that needs pages takes them from those behind it,
  * the last first; the first always fits, so something always goes on. What a job gives up is kept by the prefix tree as long as
  * nobody needs it, and computed again otherwise, with the same bits. */
-#include <assert.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -21,6 +20,12 @@ int32_t n_stepping(const weir_engine *e) {
 
 bool may_resume(const weir_job *job) {
     return job_get_state(job) == JOB_PARKED && channel_drained(&job->events);
+}
+
+void job_charge(weir_engine *e, weir_job *job, double work) {
+    pthread_mutex_lock(&e->lock);
+    tenant_charge(job->tenant, work);
+    pthread_mutex_unlock(&e->lock);
 }
 
 /* ---- sequences -------------------------------------------------------------------------------------------------------- */
@@ -41,15 +46,19 @@ void release_sequence(weir_engine *e, weir_job *job, bool keep) {
     update_gauges(e);
 }
 
-static void preempt(weir_engine *e, weir_job *job) {
-    const bool counts = job_get_state(job) != JOB_PARKED;
-    release_sequence(e, job, true);
-    e->again = true;
-    atomic_fetch_add(&e->n_preemptions, 1);
-    if (!counts) return;
+/* The job, which has no sequence any more, waits for one as those do that come from the queue. */
+static void wait_again(weir_engine *e, weir_job *job) {
     job_set_state(job, JOB_WAITING);
     atomic_fetch_sub(&e->n_active, 1);
     atomic_fetch_add(&e->n_waiting, 1);
+}
+
+/* A parked job stays parked: it needs no sequence before its reader has caught up. */
+static void preempt(weir_engine *e, weir_job *job) {
+    release_sequence(e, job, true);
+    e->again = true;
+    atomic_fetch_add(&e->n_preemptions, 1);
+    if (job_get_state(job) != JOB_PARKED) wait_again(e, job);
 }
 
 /* The job that loses its pages first: a parked one, which does nothing with them, else the last in importance, but none before
@@ -87,24 +96,23 @@ static bool yields(const weir_job *running, const weir_job *job) {
     return running->tenant != job->tenant && job->tenant->n_running == 0 && running->tenant->n_running > 1;
 }
 
-static bool make_room(weir_engine *e, const weir_job *job, bool pages) {
+/* Who would yield a place in the step or, if `pages`, pages, which parked jobs do, too. NULL = nobody. */
+static weir_job *who_yields(const weir_engine *e, const weir_job *job, bool pages) {
     for (int32_t i = e->n_running - 1; i >= 0; i--) {
         weir_job *other = e->running[i];
-        if (other->seq == NULL || other == job) continue;
-        const bool parked = job_get_state(other) == JOB_PARKED;
-        if (parked ? pages : yields(other, job)) {
-            preempt(e, other);
-            return true;
-        }
+        if (other->seq && (job_get_state(other) == JOB_PARKED ? pages : yields(other, job))) return other;
     }
-    return false;
+    return NULL;
+}
+
+static bool make_room(weir_engine *e, const weir_job *job, bool pages) {
+    weir_job *other = who_yields(e, job, pages);
+    if (other) preempt(e, other);
+    return other != NULL;
 }
 
 static bool has_place_for(const weir_engine *e, const weir_job *job) {
-    if (n_stepping(e) < e->n_parallel) return true;
-    for (int32_t i = e->n_running - 1; i >= 0; i--)
-        if (e->running[i]->seq && job_get_state(e->running[i]) != JOB_PARKED && yields(e->running[i], job)) return true;
-    return false;
+    return n_stepping(e) < e->n_parallel || who_yields(e, job, false);
 }
 
 /* ---- taking up -------------------------------------------------------------------------------------------------------- */
@@ -113,7 +121,7 @@ static bool has_place_for(const weir_engine *e, const weir_job *job) {
 static int64_t headroom(const weir_engine *e) {
     int64_t n = 0;
     for (int32_t i = 0; i < e->n_running; i++) n += e->running[i]->seq != NULL;
-    return n * (e->backend.page_tokens ? e->backend.page_tokens : 1);
+    return n * e->backend.page_tokens;
 }
 
 /* A sequence with what is kept of the job's text, and room for the rest of it. WEIR_E_LIMIT = not now. */
@@ -139,9 +147,7 @@ static void count_adopted(weir_engine *e, weir_job *job) {
     job->n_cached = job->n_fed;
     if (job->shares_prefix) atomic_fetch_add(&e->queried_tokens, (uint64_t)job->n_prompt);
     atomic_fetch_add(&e->cached_tokens, (uint64_t)job->n_cached);
-    pthread_mutex_lock(&e->lock);
-    tenant_charge(job->tenant, -job->n_cached); /* it was charged for the whole prompt */
-    pthread_mutex_unlock(&e->lock);
+    job_charge(e, job, -job->n_cached); /* it was charged for the whole prompt */
 }
 
 /* What is made once for a job, whatever becomes of its sequences. */
@@ -191,9 +197,7 @@ static void resume_parked(weir_engine *e) {
         weir_job *job = e->running[i];
         if (!may_resume(job)) continue;
         if (job->seq == NULL) {
-            job_set_state(job, JOB_WAITING);
-            atomic_fetch_sub(&e->n_active, 1);
-            atomic_fetch_add(&e->n_waiting, 1);
+            wait_again(e, job);
         } else if (room > 0) {
             job_set_state(job, JOB_DECODE);
             room--;

@@ -274,44 +274,46 @@ void job_unref(weir_job *job) {
     sched_unref(e);
 }
 
-static int refuse(weir_engine *e, int code, weir_error *err) {
+typedef enum admittance { ADMITTED, REFUSED_CLOSED, REFUSED_JOBS, REFUSED_TOKENS, REFUSED_MEMORY } admittance;
+
+static int refuse(weir_engine *e, admittance why, weir_error *err) {
+    FAIL_IF(why == REFUSED_MEMORY, err, WEIR_E_NOMEM, NULL, "no memory for a request");
     atomic_fetch_add(&e->n_refused, 1);
-    if (code == WEIR_E_CLOSED) FAIL(err, code, NULL, "the engine takes no more requests: it is shutting down");
-    if ((int64_t)(atomic_load(&e->n_waiting) + atomic_load(&e->n_active)) >= e->max_jobs)
-        FAIL(err, code, NULL, "%lld requests run or wait already; try again later", (long long)e->max_jobs);
-    FAIL(err, code, NULL, "requests with %llu prompt tokens wait already; at most %lld may; try again later",
+    if (why == REFUSED_CLOSED) FAIL(err, WEIR_E_CLOSED, NULL, "the engine takes no more requests: it is shutting down");
+    if (why == REFUSED_JOBS)
+        FAIL(err, WEIR_E_QUEUE_FULL, NULL, "%lld requests run or wait already; try again later", (long long)e->max_jobs);
+    FAIL(err, WEIR_E_QUEUE_FULL, NULL, "requests with %llu prompt tokens wait already; at most %lld may; try again later",
          (unsigned long long)atomic_load(&e->waiting_tokens), (long long)e->max_waiting_tokens);
 }
 
-/* Whether a request may come in now: 0, WEIR_E_CLOSED or WEIR_E_QUEUE_FULL. One that finds the queue empty may be of any length. Under
- * the lock. */
-static int admittance(const weir_engine *e, size_t n_tokens) {
+/* Whether a request may come in now. One that finds the queue empty may be of any length. Under the lock. */
+static admittance may_come(const weir_engine *e, size_t n_tokens) {
     const int64_t waiting_tokens = (int64_t)atomic_load(&e->waiting_tokens);
-    if (e->draining) return WEIR_E_CLOSED;
-    if ((int64_t)(atomic_load(&e->n_waiting) + atomic_load(&e->n_active)) >= e->max_jobs) return WEIR_E_QUEUE_FULL;
-    return waiting_tokens > 0 && waiting_tokens + (int64_t)n_tokens > e->max_waiting_tokens ? WEIR_E_QUEUE_FULL : 0;
+    if (e->draining) return REFUSED_CLOSED;
+    if ((int64_t)(atomic_load(&e->n_waiting) + atomic_load(&e->n_active)) >= e->max_jobs) return REFUSED_JOBS;
+    return waiting_tokens > 0 && waiting_tokens + (int64_t)n_tokens > e->max_waiting_tokens ? REFUSED_TOKENS : ADMITTED;
 }
 
 int weir_job_submit(weir_engine *e, const weir_request *request, weir_job **out, weir_error *err) {
     *out = NULL;
     /* An overload is answered before anything is copied. */
     pthread_mutex_lock(&e->lock);
-    int code = admittance(e, request->n_tokens);
+    admittance admitted = may_come(e, request->n_tokens);
     pthread_mutex_unlock(&e->lock);
-    if (code < 0) return refuse(e, code, err);
+    if (admitted != ADMITTED) return refuse(e, admitted, err);
     TRY(check_request(e, request, err));
     weir_job *job = make_job(e);
     FAIL_IF(job == NULL, err, WEIR_E_NOMEM, NULL, "no memory for a request");
-    code = copy_request(job, request, err);
+    int code = copy_request(job, request, err);
     if (code < 0) {
         job_unref(job);
         return code;
     }
     pthread_mutex_lock(&e->lock);
-    code = admittance(e, request->n_tokens);
-    if (code == 0 && (job->tenant = tenant_join(e, request->tenant ? request->tenant : "", request->tenant_weight)) == NULL)
-        code = WEIR_E_NOMEM;
-    if (code == 0) {
+    admitted = may_come(e, request->n_tokens);
+    if (admitted == ADMITTED && (job->tenant = tenant_join(e, request->tenant ? request->tenant : "", request->tenant_weight)) == NULL)
+        admitted = REFUSED_MEMORY;
+    if (admitted == ADMITTED) {
         atomic_fetch_add(&job->n_references, 1); /* the producer's */
         atomic_fetch_add(&e->n_submitted, 1);
         queue_append(e, job);
@@ -319,10 +321,9 @@ int weir_job_submit(weir_engine *e, const weir_request *request, weir_job **out,
         pthread_cond_signal(&e->change);
     }
     pthread_mutex_unlock(&e->lock);
-    if (code < 0) {
+    if (admitted != ADMITTED) {
         job_unref(job);
-        FAIL_IF(code == WEIR_E_NOMEM, err, code, NULL, "no memory for a request");
-        return refuse(e, code, err);
+        return refuse(e, admitted, err);
     }
     *out = job;
     return 0;
@@ -387,7 +388,6 @@ int job_send_text(weir_job *job, bool all) {
 }
 
 static void log_end(const weir_job *job) {
-    static const char *const reasons[] = {"none", "eos", "length", "stop"};
     const weir_timings *t = &job->terminal.timings;
     bool failed = job->error.code != 0;
     const log_field fields[] = {
@@ -400,7 +400,7 @@ static void log_end(const weir_job *job) {
         LOG_NUMBER("queue_ms", (double)t->queue_us / 1e3),
         LOG_NUMBER("prefill_ms", (double)t->prefill_us / 1e3),
         LOG_NUMBER("decode_ms", (double)t->decode_us / 1e3),
-        failed ? LOG_TEXT("error", weir_code_name(job->error.code)) : LOG_TEXT("stop", reasons[job->terminal.stop_reason]),
+        failed ? LOG_TEXT("error", weir_code_name(job->error.code)) : LOG_TEXT("stop", weir_stop_name(job->terminal.stop_reason)),
         LOG_TEXT("message", job->error.message),
     };
     /* Who serves the job has a line of its own for it. */

@@ -179,6 +179,8 @@ int32_t n_stepping(const weir_engine *e);
 bool may_resume(const weir_job *job);
 /* Lets parked jobs go on, takes jobs from the queue and gives them sequences, as far as there is room. */
 void admit(weir_engine *e);
+/* Charges the job's tenant (tenant_charge), under the lock that this takes. */
+void job_charge(weir_engine *e, weir_job *job, double work);
 /* Makes room for n_tokens in the job's sequence, at the cost of jobs that are less important, or of the job itself: false, and it has
  * no sequence any more. */
 bool reserve_or_preempt(weir_engine *e, weir_job *job, int32_t n_tokens);

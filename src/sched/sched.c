@@ -189,6 +189,7 @@ static int make_engine(weir_engine **out, const sched_backend *backend, const we
     weir_engine *e = calloc(1, sizeof *e);
     FAIL_IF(e == NULL, err, WEIR_E_NOMEM, NULL, "no memory for an engine");
     e->backend = *backend;
+    if (e->backend.page_tokens < 1) e->backend.page_tokens = 1;
     atomic_init(&e->n_references, 1);
     pthread_condattr_t attributes;
     pthread_mutex_init(&e->lock, NULL);

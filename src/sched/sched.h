@@ -25,7 +25,7 @@ typedef struct sched_backend {
     int32_t n_ctx;           /* longest sequence */
     int32_t n_logits;        /* most rows of logits in a step; 0 = one for each item */
     int64_t kv_tokens_total; /* room for all sequences together */
-    int32_t page_tokens;     /* room is given out in pages of so many tokens; 0 = 1 */
+    int32_t page_tokens;     /* room is given out in pages of so many tokens; 0 = 1, and the scheduler's own copy says so */
     const char *cache_type_k, *cache_type_v; /* static; or NULL */
     bool adopts_at_ends;     /* seq_adopt finds only lengths at which seq_keep was called: chunks of a prompt end where that is wanted */
     /* An empty sequence without room. Texts of different `salt` share nothing. WEIR_E_LIMIT = none now, try when another was closed. */

@@ -9,12 +9,6 @@
  * Models", Sheng et al. 2024.) */
 static const double OUTPUT_WORK = 2;
 
-static void tenant_did(weir_engine *e, weir_job *job, double work) {
-    pthread_mutex_lock(&e->lock);
-    tenant_charge(job->tenant, work);
-    pthread_mutex_unlock(&e->lock);
-}
-
 /* ---- what goes into it ------------------------------------------------------------------------------------------------ */
 
 static void add_item(weir_engine *e, weir_job *job, const int32_t *tokens, int32_t n_tok, int32_t n_logits) {
@@ -24,7 +18,7 @@ static void add_item(weir_engine *e, weir_job *job, const int32_t *tokens, int32
 
 /* Page that the token at position n_tokens belongs to, from 0. */
 static int32_t page_of(const weir_engine *e, int32_t n_tokens) {
-    return n_tokens / (e->backend.page_tokens ? e->backend.page_tokens : 1);
+    return n_tokens / e->backend.page_tokens;
 }
 
 /* Another prompt in this step computes the next page of this one's text: better to have it from there in the next step. */
@@ -43,7 +37,7 @@ static bool waits_for_twin(const weir_engine *e, const weir_job *job) {
 /* How many tokens of a prompt go into a step that has room for so many. A chunk of pages that is not the last ends with one, as pages
  * are what the prefix tree keeps; where that can only be asked for what ended with a chunk, one ends with the last whole page. */
 static int32_t chunk_of(const weir_engine *e, const weir_job *job, int32_t room) {
-    const int32_t page_tokens = e->backend.page_tokens ? e->backend.page_tokens : 1;
+    const int32_t page_tokens = e->backend.page_tokens;
     const int32_t left = job->n_tokens - job->n_fed, whole = page_of(e, job->n_tokens - 1) * page_tokens;
     int32_t end = job->n_fed + (left < room ? left : room);
     if (e->backend.adopts_at_ends && job->shares_prefix && job->n_fed < whole && end > whole) end = whole;
@@ -133,7 +127,7 @@ static job_state take_token(weir_engine *e, weir_job *job, int32_t token, const 
         return JOB_ENDED;
     }
     int32_t n_output = atomic_fetch_add(&job->n_output, 1) + 1;
-    tenant_did(e, job, OUTPUT_WORK);
+    job_charge(e, job, OUTPUT_WORK);
     atomic_fetch_add(&e->output_tokens, 1);
 
     int stopped = answer_push(&job->text, token, bytes, n_bytes, logprob, top);
@@ -219,12 +213,11 @@ static void sample_rows(weir_engine *e, weir_job *job, const sched_item *item, i
 
 /* `n` more tokens of a prompt, or of what a job said before it was preempted, are computed. */
 static void count_prefill(weir_engine *e, weir_job *job, int32_t n) {
-    const int32_t begin = job->n_fed, end = begin + n;
-    const int32_t n_again = (job->n_computed < end ? job->n_computed : end) - begin;
-    const int32_t first_new = n_again > 0 ? begin + n_again : begin, n_new = (job->n_prompt < end ? job->n_prompt : end) - first_new;
+    const int32_t begin = job->n_fed, end = begin + n, computed = job->n_computed < end ? job->n_computed : end;
+    const int32_t first_new = computed > begin ? computed : begin, prompt_end = job->n_prompt < end ? job->n_prompt : end;
     job->n_fed = end;
-    if (n_new > 0) atomic_fetch_add(&e->prompt_tokens, (uint64_t)n_new);
-    if (n_again > 0) atomic_fetch_add(&e->recomputed_tokens, (uint64_t)n_again);
+    atomic_fetch_add(&e->recomputed_tokens, (uint64_t)(first_new - begin));
+    if (prompt_end > first_new) atomic_fetch_add(&e->prompt_tokens, (uint64_t)(prompt_end - first_new));
 }
 
 /* Item `i` of the step was computed; its logits are number `logits_index` of the backend's last step. */

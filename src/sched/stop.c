@@ -5,6 +5,12 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
+#include "weir/weir.h"
+
+const char *weir_stop_name(weir_stop_reason reason) {
+    static const char *const names[] = {"none", "eos", "length", "stop"};
+    return names[reason];
+}
 
 /* How long the longest prefix is that text[0..matched) followed by `byte` ends in; amortised constant time. */
 static size_t advance(const stop_string *s, size_t matched, char byte) {
