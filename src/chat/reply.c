@@ -16,6 +16,7 @@ typedef struct block {
     const char *open, *close;
     reply_body body;
     const char *sign;
+    const char *also; /* ends it, too; NULL = nothing */
 } block;
 
 #define BAR "\xEF\xBD\x9C" /* DeepSeek's wide bar, and its word separator */
@@ -53,7 +54,7 @@ enum { N_BLOCKS = sizeof blocks / sizeof blocks[0], MAX_NAME = 128 };
 /* Of blocks that no marker opens. */
 static const block plain_json = {"", NULL, BODY_JSON, NULL};
 static const block analysis = {"", "<|end|>", BODY_REASONING, NULL};
-static const block channel_call = {"", "<|call|>", BODY_ARGUMENTS, NULL};
+static const block channel_call = {"", "<|call|>", BODY_ARGUMENTS, NULL, "<|end|>"};
 static const block open_reasoning = {"", "</think>", BODY_REASONING, NULL};
 
 struct reply_parser {
@@ -115,8 +116,6 @@ void reply_close(reply_parser **handle) {
 
 /* ---- handing on --------------------------------------------------------------------------------------------------------- */
 
-static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
-
 static void hand_on(reply_parser *p, reply_kind kind, const char *text, size_t n_bytes) {
     if (n_bytes) p->emit(p->user, &(reply_event){kind, text, n_bytes, NULL});
 }
@@ -125,8 +124,8 @@ static void hand_on(reply_parser *p, reply_kind kind, const char *text, size_t n
 static void hand_on_trimmed(reply_parser *p, reply_kind kind, const char *text, size_t n_bytes) {
     size_t n = n_bytes, first = 0;
     if (!p->had_text)
-        while (first < n && is_space(text[first])) first++;
-    while (n > first && is_space(text[n - 1])) n--;
+        while (first < n && reply_is_space(text[first])) first++;
+    while (n > first && reply_is_space(text[n - 1])) n--;
     if (n > first) {
         if (p->space.n_bytes) hand_on(p, kind, p->space.data, p->space.n_bytes);
         buf_clear(&p->space);
@@ -138,8 +137,10 @@ static void hand_on_trimmed(reply_parser *p, reply_kind kind, const char *text, 
 }
 
 static void leave_block(reply_parser *p) {
-    if (p->in && p->in->body == BODY_REASONING) p->had_text = false; /* white space behind it is not the answer's */
-    if (p->in && p->in->body == BODY_REASONING) buf_clear(&p->space);
+    if (p->in && p->in->body == BODY_REASONING) { /* white space behind it is not the answer's */
+        p->had_text = false;
+        buf_clear(&p->space);
+    }
     p->in = NULL;
     buf_clear(&p->opened);
     p->at = 0;
@@ -174,7 +175,7 @@ static void read_channel(reply_parser *p, const char *header, size_t n_bytes) {
     if (name && p->tools) {
         name += strlen(to);
         size_t n = 0;
-        while (n + 1 < MAX_NAME && name + n < header + n_bytes && !is_space(name[n]) && name[n] != '<') n++;
+        while (n + 1 < MAX_NAME && name + n < header + n_bytes && !reply_is_space(name[n]) && name[n] != '<') n++;
         memcpy(p->name, name, n);
         p->name[n] = '\0';
         enter(p, &channel_call);
@@ -215,7 +216,7 @@ static bool track(reply_parser *p, char c) {
     if (!p->tracks) { /* where nothing else comes first, from the first bracket on */
         bool late = p->in->body == BODY_TAGGED || p->in->body == BODY_FUNCTION || p->in->body == BODY_MISTRAL;
         bool begins = c == '{' || (c == '[' && (p->in->body == BODY_TAGGED || (p->in->body == BODY_MISTRAL && p->at < 2)));
-        if (p->in->body == BODY_TAGGED && !is_space(c) && !begins && p->depth == 0) p->depth = SIZE_MAX; /* tags: never */
+        if (p->in->body == BODY_TAGGED && !reply_is_space(c) && !begins && p->depth == 0) p->depth = SIZE_MAX; /* tags: never */
         if (p->in->body == BODY_FUNCTION && c == '<') p->depth = SIZE_MAX;
         if (!late || !begins || p->depth == SIZE_MAX) return false;
         p->tracks = true;
@@ -238,11 +239,6 @@ static bool track(reply_parser *p, char c) {
     return false;
 }
 
-static const char *second_close(const reply_parser *p) {
-    if (p->in == &channel_call) return "<|end|>";
-    return NULL;
-}
-
 typedef enum match { MATCH_NO, MATCH_PART, MATCH_WHOLE } match;
 
 static match match_at(const buf *text, size_t at, const char *marker) {
@@ -251,32 +247,30 @@ static match match_at(const buf *text, size_t at, const char *marker) {
     return n <= left ? MATCH_WHOLE : MATCH_PART;
 }
 
+/* The first n bytes that are pending, and then `close`, are the rest of the block. */
+static void cut_block(reply_parser *p, size_t n, const char *close) {
+    const size_t n_all = n + strlen(close);
+    buf body = p->pending;
+    p->pending = BUF_INIT;
+    if (body.n_bytes > n_all) buf_append(&p->pending, body.data + n_all, body.n_bytes - n_all);
+    end_block(p, body.data ? body.data : "", n, close);
+    buf_free(&body);
+}
+
 /* Looks on in a block that is collected. True = it has ended. */
 static bool collect(reply_parser *p) {
-    const char *closes[2] = {p->in->close, second_close(p)};
+    const char *closes[2] = {p->in->close, p->in->also};
     for (; p->at < p->pending.n_bytes; p->at++) {
         char c = p->pending.data[p->at];
         for (int i = 0; i < 2 && !(p->tracks && p->in_string); i++) {
             match m = closes[i] && c == closes[i][0] ? match_at(&p->pending, p->at, closes[i]) : MATCH_NO;
             if (m == MATCH_PART) return false;
             if (m == MATCH_NO) continue;
-            size_t n = p->at, n_all = n + strlen(closes[i]);
-            buf body = p->pending;
-            p->pending = BUF_INIT;
-            buf_append(&p->pending, body.data + n_all, body.n_bytes - n_all);
-            end_block(p, body.data, n, closes[i]);
-            p->at = 0;
-            buf_free(&body);
+            cut_block(p, p->at, closes[i]);
             return true;
         }
         if (!track(p, c) || p->in->close) continue;
-        size_t n = p->at + 1;
-        buf body = p->pending;
-        p->pending = BUF_INIT;
-        buf_append(&p->pending, body.data + n, body.n_bytes - n);
-        end_block(p, body.data, n, "");
-        p->at = 0;
-        buf_free(&body);
+        cut_block(p, p->at + 1, "");
         return true;
     }
     return false;
@@ -318,7 +312,7 @@ static bool scan_text(reply_parser *p) {
     for (; p->at < p->pending.n_bytes; p->at++) {
         char c = p->pending.data[p->at];
         bool part = false;
-        if (p->starts_plain && !p->had_text && !is_space(c)) {
+        if (p->starts_plain && !p->had_text && !reply_is_space(c)) {
             p->starts_plain = false;
             if (c == '{' || c == '[') {
                 consume(p, p->at);
@@ -358,12 +352,7 @@ bool reply_push(reply_parser *p, const char *text, size_t n_bytes) {
 }
 
 bool reply_finish(reply_parser *p) {
-    while (p->in && p->in->body != BODY_REASONING && is_fine(p)) { /* what was collected is all there is */
-        buf body = p->pending;
-        p->pending = BUF_INIT;
-        end_block(p, body.data ? body.data : "", body.n_bytes, "");
-        buf_free(&body);
-    }
+    while (p->in && p->in->body != BODY_REASONING && is_fine(p)) cut_block(p, p->pending.n_bytes, ""); /* it is all there is */
     if (p->pending.n_bytes) hand_on_trimmed(p, p->in ? REPLY_REASONING : REPLY_TEXT, p->pending.data, p->pending.n_bytes);
     if (p->in == NULL && p->had_text && p->space.n_bytes) hand_on(p, REPLY_TEXT, p->space.data, p->space.n_bytes);
     consume(p, p->pending.n_bytes);

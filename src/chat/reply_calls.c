@@ -10,16 +10,14 @@ typedef struct span {
     const char *at, *end;
 } span;
 
-static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
-
 static span trimmed(span s) {
-    while (s.at < s.end && is_space(*s.at)) s.at++;
-    while (s.end > s.at && is_space(s.end[-1])) s.end--;
+    while (s.at < s.end && reply_is_space(*s.at)) s.at++;
+    while (s.end > s.at && reply_is_space(s.end[-1])) s.end--;
     return s;
 }
 
 static void skip_space(span *s) {
-    while (s->at < s->end && is_space(*s->at)) s->at++;
+    while (s->at < s->end && reply_is_space(*s->at)) s->at++;
 }
 
 static bool take(span *s, const char *word) {

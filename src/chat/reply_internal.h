@@ -20,6 +20,8 @@ typedef enum reply_body {
     BODY_INVOKE,    /* <invoke name="..."><parameter name="...">VALUE</parameter></invoke> */
 } reply_body;
 
+static inline bool reply_is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+
 /* The calls of one block: names and arguments one after another, each with a NUL. */
 typedef struct call_list {
     buf bytes;
