@@ -66,6 +66,16 @@ static float best_of(const drawing *d) {
     return best;
 }
 
+/* Of the candidates' distribution, in nats; `total` is mass_of(d, best). */
+static double entropy_of(const drawing *d, float best, double total) {
+    double entropy = 0;
+    for (int32_t i = 0; i < d->n; i++) {
+        double below = (double)d->c[i].logit - best, share = exp(below) / total;
+        if (share > 0) entropy -= share * (below - log(total));
+    }
+    return entropy;
+}
+
 /* Keeps the candidates of at least `least`, in their order. */
 static void keep_above(drawing *d, double least) {
     int32_t n = 0;
@@ -201,8 +211,8 @@ static int by_distance(const void *a, const void *b) {
 
 /* The tokens whose surprise is nearest to the entropy, until their probability exceeds typical_p. */
 static void typical(drawing *d) {
-    double p = d->s->params.typical_p, entropy = 0, reached = 0, total = d->total;
-    float best = -INFINITY;
+    double p = d->s->params.typical_p, entropy, reached = 0, total;
+    float best;
     if (!(p > 0 && p < 1) || d->n == 0) return;
     if (d->n < 0) {
         sampler_moments m;
@@ -216,10 +226,7 @@ static void typical(drawing *d) {
     } else {
         best = best_of(d);
         total = mass_of(d, best);
-        for (int32_t i = 0; i < d->n; i++) {
-            double below = (double)d->c[i].logit - best, share = exp(below) / total;
-            if (share > 0) entropy -= share * (below - log(total));
-        }
+        entropy = entropy_of(d, best, total);
     }
     typical_entry *e = malloc((size_t)d->n * sizeof *e);
     if (e == NULL) {
@@ -291,7 +298,7 @@ static void keep_best(drawing *d) {
 /* Between temperature - range and temperature + range, by the entropy as a share of the greatest possible, to a power. */
 static double dynamic(drawing *d) {
     const weir_sampling *p = &d->s->params;
-    double entropy = 0, n = d->n;
+    double entropy, n = d->n;
     if (d->n < 0) {
         sampler_moments m;
         if (!sampler_measure(d->logits, d->s->n_vocab, &m)) return p->temperature;
@@ -299,11 +306,7 @@ static double dynamic(drawing *d) {
         n = m.n;
     } else {
         float best = best_of(d);
-        double total = mass_of(d, best);
-        for (int32_t i = 0; i < d->n; i++) {
-            double below = (double)d->c[i].logit - best, share = exp(below) / total;
-            if (share > 0) entropy -= share * (below - log(total));
-        }
+        entropy = entropy_of(d, best, mass_of(d, best));
     }
     double low = fmax(0, (double)p->temperature - p->dynatemp_range), high = (double)p->temperature + p->dynatemp_range;
     if (n < 2) return high;
