@@ -16,15 +16,23 @@
 
 /* The vector levels need everything in registers; the plain C level would only grow (its compile time with sanitizers, too). */
 #if defined(KERN_AVX512) || defined(KERN_AVX2)
+#ifndef KERN_EMULATED
+#include <immintrin.h>
+#endif
 #define VEC_INLINE static inline __attribute__((always_inline))
+
+/* Four bits from `shift` (0 or 4, a constant) on of 16 bytes. */
+VEC_INLINE __m128i load_nibbles(const uint8_t *p, int shift) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    return _mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
+}
+/* The same minus 8. */
+VEC_INLINE __m128i load_signed_nibbles(const uint8_t *p, int shift) { return _mm_sub_epi8(load_nibbles(p, shift), _mm_set1_epi8(8)); }
 #else
 #define VEC_INLINE static inline
 #endif
 
 #if defined(KERN_AVX512)
-#ifndef KERN_EMULATED
-#include <immintrin.h>
-#endif
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -55,17 +63,9 @@ VEC_INLINE vf vf_load_bf16(const uint16_t *p) {
 }
 VEC_INLINE vf vf_load_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 VEC_INLINE vf vf_load_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
-/* Four bits from `shift` (0 or 4, a constant) on of 16 bytes. */
-VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low)));
-}
-/* The same minus 8. */
-VEC_INLINE vf vf_load_i4(const uint8_t *p, int shift) {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
-    const __m128i x = _mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low);
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_sub_epi8(x, _mm_set1_epi8(8))));
-}
+/* Nibbles as above. */
+VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_nibbles(p, shift))); }
+VEC_INLINE vf vf_load_i4(const uint8_t *p, int shift) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_signed_nibbles(p, shift))); }
 /* Lanes of index begin <= i < end come from a, the others from b. */
 VEC_INLINE vf vf_select_range(int begin, int end, vf a, vf b) {
     unsigned low = begin <= 0 ? 0xFFFFu : begin >= 16 ? 0 : 0xFFFFu << begin;
@@ -176,7 +176,6 @@ VEC_INLINE void vb_dots(int m, int n_panels, const uint8_t *const blocks[], int 
 }
 
 #elif defined(KERN_AVX2)
-#include <immintrin.h>
 
 typedef struct vf { __m256 a, b; } vf;
 typedef struct vi { __m256i a, b; } vi;
@@ -227,13 +226,11 @@ VEC_INLINE vf vf_load_i8(const int8_t *p) {
                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
 }
 VEC_INLINE vf vf_load_u4(const uint8_t *p, int shift) {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
-    const __m128i x = _mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low);
+    const __m128i x = load_nibbles(p, shift);
     return (vf){_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(x, x)))};
 }
 VEC_INLINE vf vf_load_i4(const uint8_t *p, int shift) {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
-    const __m128i x = _mm_sub_epi8(_mm_and_si128(shift ? _mm_srli_epi16(bytes, 4) : bytes, low), _mm_set1_epi8(8));
+    const __m128i x = load_signed_nibbles(p, shift);
     return (vf){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x)))};
 }
 VEC_INLINE vf vf_select_range(int begin, int end, vf x, vf y) {
