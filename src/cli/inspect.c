@@ -27,8 +27,6 @@ typedef struct totals {
     uint64_t n_values, n_bytes;
 } totals;
 
-static bool is_known(const quant_format *format) { return format->block_bytes != 0; }
-
 static int by_bytes(const void *a, const void *b) {
     const type_total *x = a, *y = b;
     return (x->n_bytes < y->n_bytes) - (x->n_bytes > y->n_bytes);
@@ -199,7 +197,7 @@ static void put_types(buf *out, const totals *sum, size_t n_tensors) {
     buf_printf(out, "\nTensor types\n  %-8s %8s %16s %16s %8s\n", "type", "tensors", "values", "bytes", "bits");
     for (size_t i = 0; i < sum->n_types; i++) {
         const type_total *t = &sum->types[i];
-        if (is_known(t->format))
+        if (quant_is_known(t->format))
             buf_printf(out, row, t->format->name, t->n_tensors, t->n_values, t->n_bytes,
                        8.0 * t->format->block_bytes / t->format->block_size);
         else
@@ -216,7 +214,7 @@ static void put_unknown_types(buf *out, const totals *sum) {
     bool any = false;
     for (size_t i = 0; i < sum->n_types; i++) {
         const type_total *t = &sum->types[i];
-        if (is_known(t->format)) continue;
+        if (quant_is_known(t->format)) continue;
         buf_puts(out, any ? "" : "\nTypes that weir does not have\n");
         any = true;
         quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
@@ -244,7 +242,7 @@ static void put_tensors(buf *out, const gguf *g) {
         start = out->n_bytes;
         put_shape(out, t, " x ");
         pad(out, start, SHAPE_WIDTH);
-        if (is_known(t->format)) buf_printf(out, " %16" PRIu64 " %16" PRIu64, t->n_bytes, t->file_offset);
+        if (quant_is_known(t->format)) buf_printf(out, " %16" PRIu64 " %16" PRIu64, t->n_bytes, t->file_offset);
         else buf_printf(out, " %16s %16" PRIu64, "?", t->file_offset);
         if (gguf_n_parts(g) > 1) buf_printf(out, "  part %u", t->part + 1u);
         buf_putc(out, '\n');
@@ -330,7 +328,7 @@ static void put_json_metadata(buf *out, const gguf *g, bool full) {
 
 /* The bytes of data; of unknown types what they can take at most. */
 static void put_json_bytes(buf *out, const quant_format *format, uint64_t n_bytes, uint64_t room_bytes) {
-    if (is_known(format)) buf_printf(out, ", \"n_bytes\": %" PRIu64, n_bytes);
+    if (quant_is_known(format)) buf_printf(out, ", \"n_bytes\": %" PRIu64, n_bytes);
     else buf_printf(out, ", \"n_bytes\": null, \"room_bytes\": %" PRIu64, room_bytes);
 }
 
@@ -341,7 +339,7 @@ static void put_json_types(buf *out, const totals *sum) {
         buf_printf(out, "%s{\"type\": \"%s\", \"n_tensors\": %" PRIu64 ", \"n_values\": %" PRIu64, i ? ", " : "", t->format->name,
                    t->n_tensors, t->n_values);
         put_json_bytes(out, t->format, t->n_bytes, t->room_bytes);
-        if (!is_known(t->format)) {
+        if (!quant_is_known(t->format)) {
             char text[480];
             quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
             buf_puts(out, ", \"problem\": ");

@@ -99,7 +99,7 @@ static unit *make_units(const gguf *g, inspect_findings *out, int64_t *n_units, 
             char name[GGUF_MAX_NAME * 4];
             gguf_printable(t->name, name, sizeof name);
             char text[480];
-            const bool known = t->format->block_bytes != 0;
+            const bool known = quant_is_known(t->format);
             if (known) snprintf(text, sizeof text, "values of type %s are not checked", t->format->name);
             else quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
             add(out, known, name, "%s", text);

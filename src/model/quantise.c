@@ -46,7 +46,7 @@ static int check_tensor(const quantise_plan *p, const gguf_tensor *t, const quan
                         weir_error *err) {
     char place[192], targets[480];
     place_of(p->in, t, place);
-    if (t->format->block_bytes == 0) {
+    if (!quant_is_known(t->format)) {
         quant_explain_unknown((uint32_t)t->format->type, targets, sizeof targets);
         FAIL(err, WEIR_E_UNSUPPORTED, place, "%s", targets);
     }

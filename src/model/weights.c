@@ -56,8 +56,10 @@ int loader_missing(loader *l, const char *name, const char *shape) {
 int loader_check_readable(loader *l, const gguf_tensor *t, const char *name) {
     char text[480];
     if (t->format->dequantise) return 0;
-    if (t->format->block_bytes == 0) quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
-    FAIL_IF(t->format->block_bytes == 0, l->err, WEIR_E_UNSUPPORTED, name, "%s", text);
+    if (!quant_is_known(t->format)) {
+        quant_explain_unknown((uint32_t)t->format->type, text, sizeof text);
+        FAIL(l->err, WEIR_E_UNSUPPORTED, name, "%s", text);
+    }
     FAIL(l->err, WEIR_E_UNSUPPORTED, name,
          "tensor type %s cannot be computed with; weights are floats or one of the quantised types (weir models lists them)",
          t->format->name);

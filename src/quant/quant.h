@@ -40,6 +40,8 @@ const quant_format *quant_format_named(const char *name);
 /* All rows, in table order. */
 const quant_format *quant_format_table(size_t *n_rows);
 
+/* Whether the table has the type; if not, the row stands for a number that a file has (gguf.h). */
+static inline bool quant_is_known(const quant_format *format) { return format->block_bytes != 0; }
 /* For a type number that no row has: its name where it is known (formats that ggml gave up, formats of its forks), else NULL. */
 const char *quant_unknown_name(uint32_t type);
 /* Says in text[capacity] what such a type is and what is supported: the nearest format, or all when none is near. */

@@ -143,6 +143,7 @@ INLINE void put_codes(const vf *x, int n_vec, float scale, float offset, const l
 typedef struct trials {
     float first, step;
     int n;
+    bool alike; /* without importance all errors count alike */
 } trials;
 
 /* Sums of the least squares problem of one scale: the best one is xq / qq, and it takes xq^2 / qq off the error. */

@@ -27,13 +27,7 @@ QUANTISER(bf16) {
 
 /* ---- one scale -------------------------------------------------------------------------------------------------------- */
 
-/* Finds the scale of the loaded values, stores it and gives the codes. */
-INLINE void quantise_loaded(const values *v, int n, const levels *l, trials t, uint8_t scale[2], uint8_t *codes) {
-    float stored = stored_scale(v, fit_scale(v->x, v->w, n / LANES, l, t), scale);
-    put_codes(v->x, n / LANES, stored, 0, l, codes);
-}
-
-/* The same for a block of n values; zeros when all values are, with the code of level 0. */
+/* Finds the scale of a block of n values, stores it and gives the codes; zeros when all values are, with the code of level 0. */
 INLINE void quantise_scale(const float *x, const float *importance, int n, const levels *l, trials t, uint8_t scale[2],
                            uint8_t *codes) {
     values v;
@@ -43,7 +37,9 @@ INLINE void quantise_scale(const float *x, const float *importance, int n, const
         put_codes(v.x, n / LANES, 0, 0, l, codes);
         return;
     }
-    quantise_loaded(&v, n, l, t, scale, codes);
+    if (t.alike && importance == NULL) values_weigh_alike(&v, n);
+    float stored = stored_scale(&v, fit_scale(v.x, v.w, n / LANES, l, t), scale);
+    put_codes(v.x, n / LANES, stored, 0, l, codes);
 }
 
 static void put_nibbles(uint8_t *bytes, const uint8_t *codes) {
@@ -72,13 +68,8 @@ QUANTISER(q5_0) {
     block_q5_0 *b = blocks;
     for (size_t k = 0; k < n_blocks; k++, b++) {
         uint8_t codes[BLOCK];
-        values v;
-        if (importance == NULL && values_load(&v, x + k * BLOCK, NULL, BLOCK)) {
-            values_weigh_alike(&v, BLOCK); /* measured: docs/quantize.md */
-            quantise_loaded(&v, BLOCK, &l, (trials){12.5f, 0.25f, 18}, b->scale, codes);
-        } else {
-            quantise_scale(x + k * BLOCK, IMPORTANCE_AT(k * BLOCK), BLOCK, &l, (trials){12.5f, 0.25f, 18}, b->scale, codes);
-        }
+        /* Alike: measured, docs/quantize.md. */
+        quantise_scale(x + k * BLOCK, IMPORTANCE_AT(k * BLOCK), BLOCK, &l, (trials){12.5f, 0.25f, 18, true}, b->scale, codes);
         put_nibbles(b->nibbles, codes);
         put_fifths(b->fifth, codes);
     }
