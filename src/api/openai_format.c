@@ -55,22 +55,23 @@ static void read_response_format(const openai_request *request, wanted *w, opena
     }
 }
 
-static void read_members(const json_t *object, const char *prefix, wanted *w) {
-    static const struct {
-        const char *name;
-        shape shape;
-    } plain[] = {{"json_schema", SHAPE_SCHEMA},    {"grammar", SHAPE_GBNF},        {"guided_json", SHAPE_SCHEMA}, {"guided_regex", SHAPE_REGEX},
-                 {"guided_choice", SHAPE_CHOICE}, {"guided_grammar", SHAPE_GBNF}},
-      nested[] = {{"json", SHAPE_SCHEMA}, {"regex", SHAPE_REGEX}, {"choice", SHAPE_CHOICE}, {"grammar", SHAPE_GBNF}};
-    size_t n = prefix[0] ? sizeof nested / sizeof nested[0] : sizeof plain / sizeof plain[0];
-    for (size_t i = 0; i < n; i++) {
-        const char *name = prefix[0] ? nested[i].name : plain[i].name;
-        const json_t *value = openai_member(object, name);
+typedef struct member {
+    const char *name;
+    shape shape;
+} member;
+
+/* Members of the body itself, and of structured_outputs. */
+static const member plain_members[] = {{"json_schema", SHAPE_SCHEMA},   {"grammar", SHAPE_GBNF},        {"guided_json", SHAPE_SCHEMA},
+                                       {"guided_regex", SHAPE_REGEX},   {"guided_choice", SHAPE_CHOICE}, {"guided_grammar", SHAPE_GBNF}, {0}};
+static const member nested_members[] = {{"json", SHAPE_SCHEMA}, {"regex", SHAPE_REGEX}, {"choice", SHAPE_CHOICE}, {"grammar", SHAPE_GBNF}, {0}};
+
+static void read_members(const json_t *object, const member *members, const char *prefix, wanted *w) {
+    for (const member *m = members; m->name; m++) {
+        const json_t *value = openai_member(object, m->name);
         char param[96];
-        snprintf(param, sizeof param, "%s%s", prefix, name);
+        snprintf(param, sizeof param, "%s%s", prefix, m->name);
         /* "" asks for nothing: clients send it. */
-        if (value && !(json_is_string(value) && json_string_length(value) == 0))
-            want(w, prefix[0] ? nested[i].shape : plain[i].shape, value, param);
+        if (value && !(json_is_string(value) && json_string_length(value) == 0)) want(w, m->shape, value, param);
     }
 }
 
@@ -171,11 +172,11 @@ static int compile(openai_request *out, const openai_context *context, const wan
 int openai_format_decode(openai_request *out, const openai_context *context, openai_error *error) {
     wanted w = {0};
     read_response_format(out, &w, error);
-    read_members(out->body, "", &w);
+    read_members(out->body, plain_members, "", &w);
     const json_t *outputs = openai_get_object(out->body, "structured_outputs", error);
     bool object = false;
     if (outputs) {
-        read_members(outputs, "structured_outputs.", &w);
+        read_members(outputs, nested_members, "structured_outputs.", &w);
         if (openai_get_bool(outputs, "json_object", &object, error) && object) want(&w, SHAPE_OBJECT, NULL, "structured_outputs.json_object");
         if (openai_member(outputs, "structural_tag"))
             openai_error_add(error, 400, "not_supported", "structured_outputs.structural_tag",
