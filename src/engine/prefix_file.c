@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "base/error.h"
+#include "base/new_file.h"
 #include "engine/engine_internal.h"
 #include "weir/weir_version.h"
 
@@ -85,29 +86,31 @@ static int write_all(writer *w, const char *path, weir_error *err) {
     pages_visit(w->e->pages, write_page, w);
     const uint64_t sum = XXH3_64bits_digest(w->sum);
     put(w, &sum, sizeof sum);
-    FAIL_IF(w->failed || fflush(w->file) != 0 || fsync(fileno(w->file)) != 0, err, WEIR_E_IO, path, "the prefix cache cannot be written: %s",
-            strerror(errno));
+    FAIL_IF(w->failed || fflush(w->file) != 0, err, WEIR_E_IO, path, "the prefix cache cannot be written: %s", strerror(errno));
     return 0;
 }
 
-int engine_prefix_save(const engine *e, const char *path, weir_error *err) {
-    char *temporary = NULL;
-    FAIL_IF(asprintf(&temporary, "%s.part", path) < 0, err, WEIR_E_NOMEM, path, "no memory to write the prefix cache");
-    writer w = {.e = e, .file = fopen(temporary, "wb"), .sum = XXH3_createState(), .numbers = calloc(e->slab_bytes / e->page_bytes, sizeof *w.numbers)};
+/* Through a stream of its own, as records are small. */
+static int write_through(const engine *e, const new_file *f, const char *path, weir_error *err) {
+    const int fd = dup(f->fd);
+    writer w = {.e = e, .file = fd < 0 ? NULL : fdopen(fd, "wb"), .sum = XXH3_createState(), .numbers = calloc(e->slab_bytes / e->page_bytes, sizeof *w.numbers)};
     int rc = 0;
-    if (w.file == NULL) rc = error_set(err, WEIR_E_IO, temporary, "the prefix cache cannot be written: %s", strerror(errno));
-    else if (w.sum == NULL || w.numbers == NULL) rc = error_set(err, WEIR_E_NOMEM, path, "no memory to write the prefix cache");
-    if (rc == 0) {
-        fchmod(fileno(w.file), S_IRUSR | S_IWUSR); /* it holds what users wrote */
-        XXH3_64bits_reset(w.sum);
-        rc = write_all(&w, path, err);
-    }
-    if (w.file && fclose(w.file) != 0 && rc == 0) rc = error_set(err, WEIR_E_IO, temporary, "the prefix cache cannot be written: %s", strerror(errno));
-    if (rc == 0 && rename(temporary, path) != 0) rc = error_set(err, WEIR_E_IO, path, "the prefix cache cannot be put in place: %s", strerror(errno));
-    if (rc < 0 && w.file) unlink(temporary);
+    if (w.file == NULL || w.sum == NULL || w.numbers == NULL) rc = error_set(err, WEIR_E_NOMEM, path, "no memory to write the prefix cache");
+    if (w.sum) XXH3_64bits_reset(w.sum);
+    if (rc == 0) rc = write_all(&w, path, err);
+    if (w.file && fclose(w.file) != 0 && rc == 0) rc = error_set(err, WEIR_E_IO, path, "the prefix cache cannot be written: %s", strerror(errno));
+    if (w.file == NULL && fd >= 0) close(fd);
     if (w.sum) XXH3_freeState(w.sum);
     free(w.numbers);
-    free(temporary);
+    return rc;
+}
+
+int engine_prefix_save(const engine *e, const char *path, weir_error *err) {
+    new_file f;
+    int rc = new_file_open(&f, path, S_IRUSR | S_IWUSR, err); /* it holds what users wrote */
+    if (rc == 0) rc = write_through(e, &f, path, err);
+    if (rc == 0) rc = new_file_commit(&f, err);
+    new_file_close(&f);
     return rc;
 }
 

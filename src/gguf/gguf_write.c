@@ -6,15 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/new_file.h"
 #include "gguf/gguf_internal.h"
 
-enum { VERSION = 3, DEFAULT_ALIGNMENT = 32, MAX_KEY = 65535, MAX_TEMPORARIES = 100 };
+enum { VERSION = 3, DEFAULT_ALIGNMENT = 32, MAX_KEY = 65535 };
 
 /* Both begin with their name, for gguf_index_names. */
 typedef struct writer_key {
@@ -33,14 +33,14 @@ typedef struct writer_tensor {
 
 struct gguf_writer {
     arena memory; /* names and values */
-    char *path, *temporary;
-    int fd;
+    char *path;
+    new_file file;
     writer_key *keys;
     writer_tensor *tensors;
     size_t n_keys, n_tensors, keys_capacity, tensors_capacity;
     size_t alignment, file_bytes; /* from gguf_writer_begin on */
     size_t current, written;      /* the tensor whose data comes next, and how much of it is written */
-    bool begun, finished;
+    bool begun;
     weir_error failure; /* the first of collecting */
 };
 
@@ -324,7 +324,7 @@ static int write_all(gguf_writer *w, const void *bytes, size_t n_bytes, weir_err
     enum { LARGEST = 1 << 30 };
     const char *at = bytes;
     while (n_bytes > 0) {
-        ssize_t n = write(w->fd, at, n_bytes < LARGEST ? n_bytes : LARGEST);
+        ssize_t n = write(w->file.fd, at, n_bytes < LARGEST ? n_bytes : LARGEST);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return fail_at(w, WEIR_E_IO, err, "cannot write the file: %s", strerror(n < 0 ? errno : ENOSPC));
         at += n;
@@ -336,7 +336,7 @@ static int write_all(gguf_writer *w, const void *bytes, size_t n_bytes, weir_err
 /* A full disk is better noticed now than after an hour. File systems that cannot reserve are not asked again. */
 static int reserve(gguf_writer *w, weir_error *err) {
     if (w->file_bytes > INT64_MAX) return fail_at(w, WEIR_E_INVALID, err, "the file would be too large");
-    if (w->file_bytes == 0 || fallocate(w->fd, 0, 0, (off_t)w->file_bytes) == 0) return 0;
+    if (w->file_bytes == 0 || fallocate(w->file.fd, 0, 0, (off_t)w->file_bytes) == 0) return 0;
     if (errno != ENOSPC && errno != EFBIG && errno != EDQUOT) return 0;
     return fail_at(w, WEIR_E_IO, err, "no room for a file of %zu bytes: %s", w->file_bytes, strerror(errno));
 }
@@ -413,63 +413,25 @@ int gguf_writer_data(gguf_writer *w, const void *bytes, size_t n_bytes, weir_err
 
 /* ---- the file --------------------------------------------------------------------------------------------------------- */
 
-/* The directory entry of a new file survives a power cut only when the folder is synced too; where that is impossible the file
- * is none the worse. */
-static void sync_folder(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
-    int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (fd >= 0) {
-        (void)fsync(fd);
-        close(fd);
-    }
-    free(folder);
-}
+/* An error of the file has the place that the others have. */
+static int fail_as(const gguf_writer *w, const weir_error *cause, weir_error *err) { return fail_at(w, cause->code, err, "%s", cause->message); }
 
 int gguf_writer_finish(gguf_writer *w, weir_error *err) {
     if (!w->begun || w->current < w->n_tensors) {
         return fail_at(w, WEIR_E_INVALID, err, "data of %zu tensors is missing", w->n_tensors - w->current);
     }
-    if (fsync(w->fd) != 0) return fail_at(w, WEIR_E_IO, err, "cannot write the file: %s", strerror(errno));
-    int fd = w->fd;
-    w->fd = -1;
-    if (close(fd) != 0) return fail_at(w, WEIR_E_IO, err, "cannot write the file: %s", strerror(errno));
-    if (rename(w->temporary, w->path) != 0) {
-        return fail_at(w, WEIR_E_IO, err, "cannot rename %s to it: %s", w->temporary, strerror(errno));
-    }
-    w->finished = true;
-    sync_folder(w->path);
-    return 0;
-}
-
-static int create_temporary(gguf_writer *w, weir_error *err) {
-    struct stat st;
-    if (stat(w->path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        return fail_at(w, WEIR_E_IO, err, "is %s; expected a name for a file",
-                       S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
-    }
-    for (int i = 0; i < MAX_TEMPORARIES; i++) {
-        size_t capacity = strlen(w->path) + 48;
-        char *name = arena_alloc(&w->memory, capacity);
-        if (name == NULL) return fail_at(w, WEIR_E_NOMEM, err, "no memory for a name");
-        snprintf(name, capacity, "%s.part-%ld-%d", w->path, (long)getpid(), i);
-        w->fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (w->fd >= 0) {
-            w->temporary = name;
-            return 0;
-        }
-        if (errno != EEXIST) break;
-    }
-    return fail_at(w, WEIR_E_IO, err, "cannot create the file: %s", strerror(errno));
+    weir_error cause = {0};
+    return new_file_commit(&w->file, &cause) < 0 ? fail_as(w, &cause, err) : 0;
 }
 
 int gguf_writer_open(gguf_writer **out, const char *path, weir_error *err) {
     *out = NULL;
     gguf_writer *w = calloc(1, sizeof *w);
     FAIL_IF(w == NULL, err, WEIR_E_NOMEM, path, "no memory for a writer");
-    w->fd = -1;
+    weir_error cause = {0};
     w->path = arena_strndup(&w->memory, path, strlen(path));
-    int rc = w->path ? create_temporary(w, err) : error_set(err, WEIR_E_NOMEM, path, "no memory for a writer");
+    int rc = w->path ? new_file_open(&w->file, path, 0666, &cause) : error_set(err, WEIR_E_NOMEM, path, "no memory for a writer");
+    if (cause.code < 0) rc = fail_as(w, &cause, err);
     if (rc < 0) {
         gguf_writer_close(&w);
         return rc;
@@ -481,8 +443,7 @@ int gguf_writer_open(gguf_writer **out, const char *path, weir_error *err) {
 void gguf_writer_close(gguf_writer **wp) {
     gguf_writer *w = wp ? *wp : NULL;
     if (w == NULL) return;
-    if (w->fd >= 0) close(w->fd);
-    if (w->temporary && !w->finished) (void)unlink(w->temporary);
+    new_file_close(&w->file);
     free(w->keys);
     free(w->tensors);
     arena_free(&w->memory);
