@@ -345,14 +345,17 @@ static void attach(http_request *r, ticket *t, weir_job *job, int32_t index) {
 
 void http_set_tenant(http_request *r, const http_tenant *tenant) { r->tenant = tenant; }
 
+void http_claim(const http_request *r, weir_request *job) {
+    if (r->tenant == NULL) return;
+    job->tenant = r->tenant->name;
+    job->tenant_weight = r->tenant->weight;
+    if (job->priority < r->tenant->priority) job->priority = r->tenant->priority;
+}
+
 int http_job_submit(http_request *r, weir_engine *engine, const weir_request *request, int32_t index, weir_error *err) {
     weir_request copy = *request;
     weir_job *job = NULL;
-    if (r->tenant) {
-        copy.tenant = r->tenant->name;
-        copy.tenant_weight = r->tenant->weight;
-        if (copy.priority < r->tenant->priority) copy.priority = r->tenant->priority;
-    }
+    http_claim(r, &copy);
     ticket *t = http_job_prepare(r->server, &copy.notify);
     FAIL_IF(t == NULL, err, WEIR_E_NOMEM, NULL, "no memory for a job");
     copy.notify_user = t;

@@ -117,8 +117,10 @@ typedef struct http_tenant {
     float weight; /* 0 = 1 */
     int32_t priority;
 } http_tenant;
-/* Jobs that are submitted for the request are the tenant's, which must outlive it. */
+/* The request is the tenant's, which must outlive it and its jobs. */
 void http_set_tenant(http_request *r, const http_tenant *tenant);
+/* Makes a job that is to be submitted for the request its tenant's. http_job_submit does it by itself. */
+void http_claim(const http_request *r, weir_request *job);
 /* Holds the request: a client that disconnects ends it at once, its jobs cancelled. Call once, before http_job_submit. */
 void http_hold(http_request *r, const http_job_handler *handler, void *state);
 /* Submits a job whose events go to the handler as number `index` (0, 1, ...). Sets the request's notify fields itself.

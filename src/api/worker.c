@@ -95,7 +95,7 @@ static worker_job *new_job(worker *w, const char *id) {
 }
 
 /* The prompt as it is, with the tokeniser's own special tokens and no chat template. */
-static int submit(worker_job *j, worker_request *request, weir_error *err) {
+static int submit(const http_request *r, worker_job *j, worker_request *request, weir_error *err) {
     worker *w = j->owner;
     int64_t n = weir_tokenize(w->model, request->prompt, request->prompt_bytes, true, true, NULL, 0);
     FAIL_IF(n < 0, err, (int)n, "prompt", "%s", weir_code_text((int)n));
@@ -109,6 +109,7 @@ static int submit(worker_job *j, worker_request *request, weir_error *err) {
         request->job.notify_user = ticket;
         request->job.request_id = j->id;
         request->job.timeout_ms = w->options->timeout_ms;
+        http_claim(r, &request->job);
         code = weir_job_submit(w->engine, &request->job, &j->job, err);
     }
     free(tokens);
@@ -269,7 +270,7 @@ static void handle_submit(http_request *r, void *context) {
         worker_request_free(&request);
         return;
     }
-    code = submit(j, &request, &err);
+    code = submit(r, j, &request, &err);
     /* A prompt that does not fit is the stream's to tell, once the job has an id. */
     if (code < 0 && request.form != WORKER_SINGLE && (code == WEIR_E_CONTEXT || code == WEIR_E_INVALID)) {
         worker_write_error(&j->backlog, "INVALID_REQUEST", err.message);
@@ -366,7 +367,7 @@ static void handle_infer(http_request *r, void *context) {
         return;
     }
     j = new_job(w, NULL);
-    code = j ? submit(j, &request, &err) : error_set(&err, WEIR_E_NOMEM, NULL, "out of memory");
+    code = j ? submit(r, j, &request, &err) : error_set(&err, WEIR_E_NOMEM, NULL, "out of memory");
     if (code < 0) {
         if (j) drop_job(j);
         reply_textf(r, weir_code_http_status(code), "Failed to queue request: %s", err.message);

@@ -100,15 +100,24 @@ def test_a_full_cache_fails_nobody(tmp_path):
     stop(server)
 
 
-def test_keys_share_fairly(tmp_path):
+def infer(server, prompt, key, max_tokens):
+    """The same over the worker contract."""
+    body = {"job_id": f"job-{abs(hash(prompt))}", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0.0}
+    reply = requests.post(server.url + "/v1/inference", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=300)
+    assert reply.status_code == 200, reply.text
+    return reply.text
+
+
+@pytest.mark.parametrize("send", [lambda s, p, k, n: ask(s, p, k, max_tokens=n), infer], ids=["completions", "inference"])
+def test_keys_share_fairly(tmp_path, send):
     """A flood under one key does not delay the one request under another."""
     keys = tmp_path / "keys"
     keys.write_text("# who may\nflood-key name=flood\nsingle-key name=single weight=1\n")
     server = Server(tmp_path, "--api-key-file", str(keys), "-np", "2")
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        flood = [pool.submit(ask, server, words(20, seed), "flood-key", max_tokens=150) for seed in range(12)]
+        flood = [pool.submit(send, server, words(20, seed), "flood-key", 150) for seed in range(12)]
         time.sleep(1)
-        ask(server, words(20, 100), "single-key", max_tokens=20)
+        send(server, words(20, 100), "single-key", 20)
         left = sum(not f.done() for f in flood)
         # A more important request is not to be had by asking for it.
         urgent = pool.submit(ask, server, words(20, 101), "flood-key", max_tokens=20, priority=-5)
