@@ -4,9 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/constraint.h"
+
+#include "timing.h"
 
 enum { MAX_TIMES = 1 << 20, MAX_STEPS = 200 };
 
@@ -18,17 +19,6 @@ static const char *const schemas[] = {
     "{\"type\":\"array\",\"items\":{\"anyOf\":[{\"enum\":[\"red\",\"green\",\"blue\"]},{\"type\":\"number\"},{\"type\":\"string\",\"pattern\":\"^[A-Z]{2}[0-9]+$\"}]}}",
 };
 enum { N_SCHEMAS = sizeof schemas / sizeof schemas[0] };
-
-static double now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static uint64_t state = 1;
 static uint32_t below(uint32_t n) {

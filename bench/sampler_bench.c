@@ -4,9 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/sampler.h"
+
+#include "timing.h"
 
 enum { N_VOCAB = 151936, N_SETS = 8, MAX_ROUNDS = 100000 };
 
@@ -14,17 +15,6 @@ static uint64_t state = 1;
 static double uniform(void) {
     state = state * 6364136223846793005u + 1442695040888963407u;
     return ((double)(state >> 11) + 0.5) * 0x1p-53;
-}
-
-static double now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static void measure(const char *name, const weir_sampling *p, const uint32_t *mask, const float *logits, int rounds) {

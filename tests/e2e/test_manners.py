@@ -14,14 +14,9 @@ import sys
 import tempfile
 import time
 
-failures = []
+from program import check, run
+
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-def check(condition, what):
-    if not condition:
-        failures.append(what)
-        print("FAILED:", what, flush=True)
 
 
 class Server:
@@ -274,13 +269,4 @@ def test_delete():
     s.end()
 
 
-for test in [f for name, f in list(globals().items()) if name.startswith("test_")]:
-    print(test.__name__, flush=True)
-    try:
-        test()
-    except Exception as e:  # the other tests still run
-        import traceback
-        traceback.print_exc()
-        check(False, f"{test.__name__}: {e!r}")
-print(f"{len(failures)} failures")
-sys.exit(1 if failures else 0)
+run([f for name, f in list(globals().items()) if name.startswith("test_")])

@@ -10,17 +10,11 @@ import subprocess
 import sys
 import time
 
+from program import check, finish
+
 mock = subprocess.Popen([sys.argv[1], "--worker", "0", "--delay-ms", "20", "--parallel", "4", "--queue", "4"], stdout=subprocess.PIPE,
                         stderr=subprocess.DEVNULL)
 port = mock.stdout.readline().decode().strip()
-failures = 0
-
-
-def check(condition, what):
-    global failures
-    if not condition:
-        failures += 1
-        print("FAILED:", what, flush=True)
 
 
 def run(plan, *arguments):
@@ -76,5 +70,4 @@ mock.send_signal(signal.SIGKILL)
 mock.wait()
 r = {x["i"]: x for x in map(json.loads, load.stdout)}
 check(r[0]["outcome"] == "cut" and r[0]["ended"] == "" and r[1]["outcome"] == "refused", f"a server that dies: {[x['outcome'] for x in r.values()]}")
-print(f"{failures} failures")
-sys.exit(1 if failures else 0)
+finish()

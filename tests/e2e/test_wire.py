@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 
+from program import check, run
+
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
 RECORD = "--record" in sys.argv
-failures = []
 
 
 class Worker:
@@ -105,12 +106,6 @@ def normalise(answer):
     text = length_of_one_digit(text)
     text = re.sub(r'"(decode_time_ms|duration_ms)":\d+', r'"\1":{ms}', text)
     return text.replace("\r", "\\r")
-
-
-def check(condition, what):
-    if not condition:
-        failures.append(what)
-        print("FAILED:", what, flush=True)
 
 
 def golden(name, answer):
@@ -446,13 +441,4 @@ def test_heartbeats():
     check("Expect" not in beats[0][2] and "Authorization" not in beats[0][2], "heartbeat headers")
 
 
-for test in (test_transcripts, test_jobs, test_http, test_criteria, test_heartbeats):
-    print(test.__name__, flush=True)
-    try:
-        test()
-    except Exception as e:  # the other tests still run
-        import traceback
-        traceback.print_exc()
-        check(False, f"{test.__name__}: {e!r}")
-print(f"{len(failures)} failures")
-sys.exit(1 if failures else 0)
+run((test_transcripts, test_jobs, test_http, test_criteria, test_heartbeats))

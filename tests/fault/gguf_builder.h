@@ -101,7 +101,7 @@ enum { GGUF_BUILDER_LLAMA_VOCAB = 3 + 256 + 6 };
 void gguf_builder_tokenizer(gguf_builder *b);
 
 /* Everything a tiny model of another family has, with the same tokeniser; some matrices are quantised. gguf_builder_families.c has
- * the names; false for any other. */
+ * the names, beside "llama"; false for any other. */
 bool gguf_builder_family(gguf_builder *b, const char *name);
 
 /* Appends the file to `file`. False when memory ran out anywhere. */

@@ -235,7 +235,8 @@ bool gguf_builder_family(gguf_builder *b, const char *name) {
     const family *f = NULL;
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
         if (strcmp(families[i].name, name) == 0) f = &families[i];
-    if (f == NULL) return false;
+    if (strcmp(name, "llama") == 0) gguf_builder_llama(b, NULL);
+    if (f == NULL) return strcmp(name, "llama") == 0;
     char key[96];
 #define KEY(suffix) (snprintf(key, sizeof key, "%s.%s", f->architecture, suffix), key)
     gguf_builder_string(b, "general.architecture", f->architecture);

@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "kern/kern.h"
-#include "fault/gguf_builder.h"
+#include "fault/tiny_model.h"
 
 enum { N_PROMPTS = 20, N_CTX = 700, MAX_PROMPT = 600, N_GENERATED = 6, N_OTHERS = 16 };
 
@@ -46,14 +46,7 @@ static int remove_model(void **state) {
     return unlink(model_path);
 }
 
-static weir_model *open_model_at(const char *path, const char *level) {
-    weir_model *m = NULL;
-    weir_error err = {0};
-    setenv("WEIR_CPU_LEVEL", level, 1);
-    if (weir_model_open(&m, path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
-    return m;
-}
-static weir_model *open_model(const char *level) { return open_model_at(model_path, level); }
+static weir_model *open_model(const char *level) { return tiny_model_open(model_path, level); }
 
 enum { KV_BYTES = 64 << 20 };
 
@@ -233,7 +226,7 @@ static double relative_error(const float *got, const float *wanted, int32_t n) {
 static void one_pair_of_types(const char *path, const cache_types *t, const float *over_f32) {
     static const int prompts[] = {0, 5, 13, 19};
     static const int32_t chunks[] = {1, 13, 512};
-    weir_model *m = open_model_at(path, "reference");
+    weir_model *m = tiny_model_open(path, "reference");
     const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
     const size_t size = (size_t)n_vocab * N_GENERATED;
     float *wanted = malloc(sizeof(float) * 2 * size * 4), *got = malloc(sizeof(float) * 2 * size);
@@ -246,7 +239,7 @@ static void one_pair_of_types(const char *path, const cache_types *t, const floa
     if (error > t->most_error || (t->k != WEIR_KV_F32 && error == 0)) fail_msg("types %d and %d: relative error %g", (int)t->k, (int)t->v, error);
     for (size_t l = 1; l < sizeof levels / sizeof levels[0]; l++) {
         if (kern_level(levels[l]) == NULL) continue;
-        m = open_model_at(path, levels[l]);
+        m = tiny_model_open(path, levels[l]);
         for (int32_t n_threads = 1; n_threads <= 3; n_threads++) {
             e = open_engine_of(m, n_threads, 1024, t->k, t->v);
             for (int i = 0; i < 4 * 3 * 2; i++) {
@@ -285,7 +278,7 @@ static void test_cache_types(void **state) {
     close(fd);
     assert_true(gguf_builder_write(&b, path));
     gguf_builder_free(&b);
-    weir_model *m = open_model_at(path, "reference");
+    weir_model *m = tiny_model_open(path, "reference");
     const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
     float *over_f32 = malloc(sizeof(float) * 2 * (size_t)n_vocab * N_GENERATED);
     engine *e = open_engine_of(m, 1, 1024, WEIR_KV_F32, WEIR_KV_F32);

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
-#include "fault/gguf_builder.h"
+#include "fault/tiny_model.h"
 #include "kern/kern.h"
 
 enum { N_PROMPTS = 4, MAX_PROMPT = 150, N_GENERATED = 3, N_OTHERS = 5, N_CTX = 256 };
@@ -32,22 +32,6 @@ static int remove_path(void **state) {
     (void)state;
     unsetenv("WEIR_CPU_LEVEL");
     return unlink(model_path);
-}
-
-static void write_family(const char *name) {
-    gguf_builder b;
-    gguf_builder_init(&b);
-    assert_true(gguf_builder_family(&b, name));
-    assert_true(gguf_builder_write(&b, model_path));
-    gguf_builder_free(&b);
-}
-
-static weir_model *open_model(const char *level) {
-    weir_model *m = NULL;
-    weir_error err = {0};
-    setenv("WEIR_CPU_LEVEL", level, 1);
-    if (weir_model_open(&m, model_path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
-    return m;
 }
 
 static engine *open_engine(weir_model *m, int32_t n_threads) {
@@ -103,7 +87,7 @@ static void generate(engine *e, int p, int32_t chunk, int n_others, int32_t n_vo
 
 static void check_level(const char *family, const char *level, const float *wanted, float *got) {
     static const int32_t chunks[] = {1, 7, 64, 512};
-    weir_model *m = open_model(level);
+    weir_model *m = tiny_model_open(model_path, level);
     const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
     const size_t size = (size_t)n_vocab * N_GENERATED;
     for (int32_t n_threads = 1; n_threads <= 3; n_threads++) {
@@ -127,8 +111,8 @@ static void check_level(const char *family, const char *level, const float *want
 static void test_bit_identity(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof generating / sizeof generating[0]; i++) {
-        write_family(generating[i]);
-        weir_model *m = open_model("reference");
+        tiny_model_write(model_path, generating[i]);
+        weir_model *m = tiny_model_open(model_path, "reference");
         const int32_t n_vocab = weir_model_get_info(m)->n_vocab;
         const size_t size = (size_t)n_vocab * N_GENERATED;
         float *wanted = malloc(size * N_PROMPTS * sizeof(float)), *got = malloc(size * sizeof(float));
@@ -152,8 +136,8 @@ static bool abort_at(void *user) { return --*(int *)user == 0; }
 static void test_abort(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof generating / sizeof generating[0]; i++) {
-        write_family(generating[i]);
-        weir_model *m = open_model("avx512");
+        tiny_model_write(model_path, generating[i]);
+        weir_model *m = tiny_model_open(model_path, "avx512");
         engine *e = open_engine(m, 2);
         const size_t n_bytes = (size_t)weir_model_get_info(m)->n_vocab * sizeof(float);
         const int32_t tokens[] = {3, 4, 5, 6, 7, 8, 9};
@@ -187,8 +171,8 @@ static void test_cache_types(void **state) {
     (void)state;
     static const char *const names[] = {"deepseek2", "bert"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        write_family(names[i]);
-        weir_model *m = open_model("avx512");
+        tiny_model_write(model_path, names[i]);
+        weir_model *m = tiny_model_open(model_path, "avx512");
         engine *e = NULL;
         weir_error err = {0};
         weir_engine_options options = {.n_threads = 1, .cache_type_k = WEIR_KV_BF16};
@@ -208,8 +192,8 @@ static void test_cache_types(void **state) {
 static void test_going_back(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof generating / sizeof generating[0]; i++) {
-        write_family(generating[i]);
-        weir_model *m = open_model("avx512");
+        tiny_model_write(model_path, generating[i]);
+        weir_model *m = tiny_model_open(model_path, "avx512");
         engine *e = open_engine(m, 1);
         const size_t n_bytes = (size_t)weir_model_get_info(m)->n_vocab * sizeof(float);
         const int32_t tokens[] = {3, 4, 5, 6, 7, 8, 9};
@@ -258,8 +242,8 @@ static void test_going_back(void **state) {
 /* States are as many as sequences may run, and come back. */
 static void test_states(void **state) {
     (void)state;
-    write_family("mamba2");
-    weir_model *m = open_model("avx512");
+    tiny_model_write(model_path, "mamba2");
+    weir_model *m = tiny_model_open(model_path, "avx512");
     engine *e = open_engine(m, 1);
     weir_error err = {0};
     engine_seq *seqs[N_OTHERS + 2];
@@ -292,11 +276,11 @@ static void test_embedding_bits(void **state) {
     (void)state;
     static float wanted[N_PROMPTS][MAX_PROMPT * D_MODEL], got[MAX_PROMPT * D_MODEL];
     for (size_t i = 0; i < sizeof encoding / sizeof encoding[0]; i++) {
-        write_family(encoding[i]);
+        tiny_model_write(model_path, encoding[i]);
         float pooled_wanted[N_PROMPTS][D_MODEL] = {{0}}, pooled[D_MODEL] = {0};
         for (size_t l = 0; l < sizeof levels / sizeof levels[0]; l++) {
             if (kern_level(levels[l]) == NULL) continue;
-            weir_model *m = open_model(levels[l]);
+            weir_model *m = tiny_model_open(model_path, levels[l]);
             for (int32_t n_threads = 1; n_threads <= 3; n_threads += 2) {
                 engine *e = open_engine(m, n_threads);
                 const size_t pooled_bytes = (size_t)engine_embedding_size(e, ENGINE_POOLING_OF_MODEL) * sizeof(float);
@@ -319,8 +303,8 @@ static void test_embeddings(void **state) {
     (void)state;
     static float states[MAX_PROMPT * D_MODEL], other[MAX_PROMPT * D_MODEL];
     for (size_t i = 0; i < sizeof encoding / sizeof encoding[0]; i++) {
-        write_family(encoding[i]);
-        weir_model *m = open_model("avx512");
+        tiny_model_write(model_path, encoding[i]);
+        weir_model *m = tiny_model_open(model_path, "avx512");
         engine *e = open_engine(m, 2);
         weir_error err = {0};
         int32_t tokens[N_CTX] = {5, 6, 7, 8};
@@ -365,8 +349,8 @@ static void test_embeddings_of_a_decoder(void **state) {
     static float whole[MAX_PROMPT * D_MODEL], pieces[MAX_PROMPT * D_MODEL];
     float last[2][D_MODEL];
     int32_t tokens[MAX_PROMPT];
-    write_family("jamba");
-    weir_model *m = open_model("avx512");
+    tiny_model_write(model_path, "jamba");
+    weir_model *m = tiny_model_open(model_path, "avx512");
     for (int32_t i = 0; i < MAX_PROMPT; i++) tokens[i] = token_at(3, i);
     engine *e = open_engine(m, 2), *narrow = NULL;
     const weir_engine_options options = {.n_threads = 1, .n_ctx = N_CTX, .n_parallel = 1, .n_batch = 7};

@@ -12,7 +12,7 @@
 
 #include "engine/engine.h"
 #include "engine/pages.h"
-#include "fault/gguf_builder.h"
+#include "fault/tiny_model.h"
 #include "kern/kern.h"
 
 /* ---- bookkeeping ------------------------------------------------------------------------------------------------------ */
@@ -190,17 +190,8 @@ static int remove_path(void **state) {
 }
 
 static weir_model *open_model(const char *family, const char *level) {
-    gguf_builder b;
-    weir_model *m = NULL;
-    weir_error err = {0};
-    gguf_builder_init(&b);
-    if (strcmp(family, "llama") == 0) gguf_builder_llama(&b, NULL);
-    else assert_true(gguf_builder_family(&b, family));
-    assert_true(gguf_builder_write(&b, model_path));
-    gguf_builder_free(&b);
-    setenv("WEIR_CPU_LEVEL", level, 1);
-    if (weir_model_open(&m, model_path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
-    return m;
+    tiny_model_write(model_path, family);
+    return tiny_model_open(model_path, level);
 }
 
 static engine *open_engine(weir_model *m, int64_t kv_bytes) {

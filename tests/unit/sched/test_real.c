@@ -8,7 +8,7 @@
 #include "support.h"
 
 #include "base/log.h"
-#include "fault/gguf_builder.h"
+#include "fault/tiny_model.h"
 
 enum { N_REQUESTS = 200, MAX_PROMPT = 150, MAX_OUTPUT = 60, N_CTX = 250 };
 
@@ -24,19 +24,6 @@ static int make_path(void **state) {
 static int remove_path(void **state) {
     (void)state;
     return unlink(model_path);
-}
-
-static weir_model *open_model(const char *family) {
-    gguf_builder b;
-    weir_model *m = NULL;
-    weir_error err = {0};
-    gguf_builder_init(&b);
-    if (strcmp(family, "llama") == 0) gguf_builder_llama(&b, NULL);
-    else assert_true(gguf_builder_family(&b, family));
-    assert_true(gguf_builder_write(&b, model_path));
-    gguf_builder_free(&b);
-    if (weir_model_open(&m, model_path, NULL, &err) != 0) fail_msg("%s: %s", err.place, err.message);
-    return m;
 }
 
 static weir_engine *open_engine(weir_model *m, int32_t n_parallel, int64_t kv_bytes, bool bare) {
@@ -89,7 +76,8 @@ static reply alone(weir_model *m, int i) {
 }
 
 static void check_family(const char *family, int64_t kv_pages) {
-    weir_model *m = open_model(family);
+    tiny_model_write(model_path, family);
+    weir_model *m = tiny_model_open(model_path, NULL);
     weir_job *jobs[N_REQUESTS] = {NULL};
     weir_error err = {0};
     weir_engine *probe = open_engine(m, 16, 16 << 20, true);
